@@ -1,0 +1,1 @@
+"""ROS 2 nodes, bring-up and the command line of efficientgen."""

@@ -1,0 +1,35 @@
+"""The `efficientgen` command.  One module per group of commands; this one puts them together and words the errors."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from efficientgen_ros.cli import data, drive, evaluate, listing, train
+
+app = typer.Typer(
+    help="Drive cars with block-diffusion vision-language-action planners, in closed loop, over ROS 2.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("drive")(drive.drive_command)
+app.command("bringup")(drive.bringup_command)
+app.add_typer(evaluate.app, name="eval")
+app.add_typer(train.app, name="train")
+app.add_typer(data.app, name="data")
+app.command("models")(listing.models_command)
+app.command("scenarios")(listing.scenarios_command)
+
+
+def main() -> None:
+    """Console script: errors that a user can mend are one red line with the remedy, everything else is a traceback."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        # Our own errors are named for what the user did wrong and carry the remedy in their text.
+        if not type(error).__module__.startswith(("efficientgen", "efficientgen_ros")):
+            raise
+        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)

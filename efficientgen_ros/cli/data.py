@@ -1,0 +1,56 @@
+"""`efficientgen data`: record expert drives, render them into a training set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+app = typer.Typer(help="Make training data.", no_args_is_help=True)
+
+
+class NoLogsError(ValueError):
+    """A directory without oracle logs."""
+
+
+def _progress() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+@app.command("record")
+def record_command(
+    out: Annotated[Path, typer.Option(help="Directory for the oracle logs.")] = Path("data/logs"),
+    drives: Annotated[int, typer.Option(min=1, help="Expert drives of 40 s to make.")] = 600,
+    first_seed: Annotated[int, typer.Option(help="Seed of the first drive; the others count up.")] = 1000,
+    workers: Annotated[int, typer.Option(min=1)] = 2,
+) -> None:
+    """Let the expert drive random scenarios on the training towns and keep compact logs (no pixels)."""
+    from efficientgen.eval.record import record_drives
+
+    with _progress() as progress:
+        task = progress.add_task("recording", total=drives)
+        kept = record_drives(out, drives, first_seed, workers, lambda line: progress.advance(task))
+    print(f"{kept} of {drives} drives in {out}; the others held an infraction of the expert's own")
+
+
+@app.command("render")
+def render_command(
+    logs: Annotated[Path, typer.Option(help="Directory of oracle logs.")] = Path("data/logs"),
+    out: Annotated[Path, typer.Option(help="Directory for the shards.")] = Path("data/set"),
+    workers: Annotated[int, typer.Option(min=1, help="Renderer processes.")] = os.cpu_count() or 1,
+    perturbed: Annotated[float, typer.Option(min=0, help="Perturbed samples per plan stamp.")] = 1.0,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many logs.")] = None,
+) -> None:
+    """Perturb, relabel and render oracle logs into a training set."""
+    from efficientgen.eval.dataset import DatasetConfig, render_set
+
+    paths = sorted(logs.glob("*.npz"))[:limit]
+    if not paths:
+        raise NoLogsError(f"no oracle logs in {logs}; make some with `efficientgen data record --out {logs}`")
+    with _progress() as progress:
+        task = progress.add_task("rendering", total=len(paths))
+        total = render_set(paths, out, DatasetConfig(perturbed=perturbed), workers, lambda line: progress.advance(task))
+    print(f"{total} new samples in {out}")

@@ -1,0 +1,223 @@
+"""`efficientgen drive` and `efficientgen bringup`: drive over ROS 2, and turn the drives into a report."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from efficientgen.planning.load import CONSTANT_VELOCITY, DEFAULT, EXPERT, load_planner, model_directory
+
+if TYPE_CHECKING:
+    from efficientgen.eval.metrics import Metrics
+    from efficientgen.eval.step_log import Step, StepLog
+    from efficientgen.worldsim.scenario import Scenario
+
+DEFAULT_SCENARIOS = ("maple_left", "birch_red")
+MODES, WORLDS = ("sync", "realtime"), ("reference",)
+
+
+def drive_command(
+    scenario: Annotated[list[str], typer.Argument(help="Scenarios; `efficientgen scenarios` lists them.")] = None,  # type: ignore[assignment]
+    planner: Annotated[str, typer.Option(help="nano-ddrive, expert, constant-velocity.")] = DEFAULT,
+    checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of traffic, signals and houses.")] = 0,
+    world: Annotated[str, typer.Option(help="What draws the cameras: reference.")] = "reference",
+    mode: Annotated[str, typer.Option(help="sync (deterministic) or realtime (the wall clock rules).")] = "sync",
+    in_process: Annotated[bool, typer.Option("--in-process", help="No ROS: the same loop in this process.")] = False,
+    kill_planner_at: Annotated[
+        float | None, typer.Option(help="Kill the planner process at this second, to watch the safety ladder.")
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Also drive expert and constant velocity.")
+    ] = True,
+    runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Drive scenarios in closed loop over ROS 2 and write a report with video."""
+    from efficientgen.eval.report import Entry, write_report  # these load video and map readers
+    from efficientgen.worldsim.scenario import load_scenario
+
+    _check(mode, MODES, "--mode")
+    _check(world, WORLDS, "--world")
+    if planner not in (EXPERT, CONSTANT_VELOCITY):
+        model_directory(planner, checkpoint)
+    scenarios = [load_scenario(name) for name in scenario or DEFAULT_SCENARIOS]
+    run = runs / datetime.now().strftime("%Y%m%d-%H%M%S")
+    console = Console(stderr=as_json)
+    console.print(f"[bold]{planner}[/] drives {len(scenarios)} scenarios, "
+                  + ("in this process" if in_process else f"ROS 2 nodes in separate processes, {mode}"))  # fmt: skip
+    entries: list[Entry] = []
+    with _progress(console) as progress:
+        for each in scenarios:
+            log = _drive_shown(each, seed, planner, checkpoint, world, mode, in_process, kill_planner_at, run, progress)
+            entries.append(Entry(_keep(log, run), log))
+            for other in (EXPERT, CONSTANT_VELOCITY) if baselines else ():
+                if other != planner:
+                    entries.append(Entry(_keep(_drive_plain(each, seed, other, progress), run), None, show=False))
+        task = progress.add_task("report", total=None)
+        page = write_report(entries, run, progress=lambda words: progress.update(task, description=words))
+        progress.remove_task(task)
+    if as_json:
+        print(json.dumps({"report": str(page), "drives": [asdict(e.metrics) for e in entries]}, indent=1))
+        return
+    console.print(_table([e.metrics for e in entries]))
+    for line in _events([e.log for e in entries if e.log is not None]):
+        console.print(line)
+    console.print(f"report: [bold]{page}[/]   (open it in a browser)", soft_wrap=True)
+
+
+def bringup_command(
+    scenario: Annotated[str, typer.Argument(help="Scenario name or YAML file.")] = DEFAULT_SCENARIOS[0],
+    planner: Annotated[str, typer.Option()] = DEFAULT,
+    checkpoint: Annotated[str, typer.Option()] = "",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    world: Annotated[str, typer.Option()] = "reference",
+    mode: Annotated[str, typer.Option(help="sync or realtime")] = "sync",
+    record_dir: Annotated[Path, typer.Option(help="Gets the MCAP, the step log and the nodes' output.")] = Path(
+        "runs/bringup"
+    ),
+) -> None:
+    """Start the ROS 2 graph of one drive, as `ros2 launch efficientgen drive.launch.py` does, and wait for its end."""
+    from efficientgen.eval.metrics import score
+    from efficientgen_ros.bringup import drive_ros
+
+    _check(mode, MODES, "--mode")
+    console = Console()
+    with _progress(console) as progress:
+        task = progress.add_task(f"{scenario} · {planner}", total=None)
+        log = drive_ros(scenario, seed, planner, checkpoint, world, mode, record_dir, on_step=_ticker(progress, task))
+    console.print(_table([score(log)]))
+    console.print(f"recorded: {record_dir / 'drive.mcap'}", soft_wrap=True)
+
+
+def _drive_shown(
+    scenario: Scenario,
+    seed: int,
+    planner: str,
+    checkpoint: str,
+    world: str,
+    mode: str,
+    in_process: bool,
+    kill_planner_at: float | None,
+    run: Path,
+    progress: Progress,
+) -> StepLog:
+    """The drive that the report shows, with its pictures."""
+    task = progress.add_task(f"{scenario.name} · {planner}", total=scenario.duration_s)
+    began = time.monotonic()
+    if in_process:
+        from efficientgen.eval.runner import drive
+        from efficientgen.worldsim.reference.world import ReferenceWorld
+
+        driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint)
+        log = drive(scenario, seed, driver, ReferenceWorld(), keep_frames=True, on_step=_ticker(progress, task))
+    else:
+        from efficientgen_ros.bringup import drive_ros
+
+        log = drive_ros(
+            scenario,
+            seed,
+            planner,
+            checkpoint,
+            world,
+            mode,
+            run / f"{scenario.name}-{planner}-{seed}",
+            keep_frames=True,
+            on_step=_ticker(progress, task),
+            chaos=None if kill_planner_at is None else ("planner", kill_planner_at),
+        )
+    progress.update(task, completed=scenario.duration_s)
+    progress.console.print(f"  {scenario.name}: {log.end_reason} after {len(log.steps) * 0.4:.1f} s "
+                           f"({time.monotonic() - began:.0f} s wall)")  # fmt: skip
+    return log
+
+
+def _drive_plain(scenario: Scenario, seed: int, planner: str, progress: Progress) -> StepLog:
+    """A baseline drive in this process, without pictures."""
+    from efficientgen.eval.runner import drive
+
+    task = progress.add_task(f"{scenario.name} · {planner}", total=scenario.duration_s)
+    driver: Any = planner if planner == EXPERT else load_planner(planner)
+    log = drive(scenario, seed, driver, on_step=_ticker(progress, task))
+    progress.remove_task(task)
+    return log
+
+
+def _keep(log: StepLog, run: Path) -> Metrics:
+    """Score a drive and store both under the run's directory."""
+    from dataclasses import replace
+
+    from efficientgen.eval.metrics import score
+    from efficientgen.eval.store import run_directory, save
+
+    metrics = score(log)
+    bare = replace(log, steps=tuple(replace(step, frames=None) for step in log.steps))
+    save(bare, run_directory(run.parent, run.name, log) / "log", metrics)
+    return metrics
+
+
+def _check(value: str, allowed: tuple[str, ...], option: str) -> None:
+    if value not in allowed:
+        raise typer.BadParameter(f"{option} {value!r} is not one of {', '.join(allowed)}")
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+
+    class WithNote(Progress):
+        def add_task(self, *args: Any, **fields: Any) -> TaskID:
+            return super().add_task(*args, **{"note": "", **fields})
+
+    return WithNote(*columns, console=console)
+
+
+def _ticker(progress: Progress, task: TaskID) -> Any:
+    def on_step(step: Step) -> None:
+        note = f"{step.ego.speed * 3.6:4.0f} km/h {step.verdict.source.value}"
+        progress.update(task, completed=step.stamp_ns / 1e9 + 0.4, note=note)
+
+    return on_step
+
+
+def _table(metrics: list[Metrics]) -> Table:
+    table = Table("scenario", "planner", "score", "route", "end", "at fault", "off road", "red", "fallback",
+                  "plan p50/p99 ms", "acceptance", "value tokens/cycle")  # fmt: skip
+    for m in metrics:
+        latency = (
+            "" if m.plan_p50_s is None or m.plan_p99_s is None else f"{m.plan_p50_s * 1e3:.0f}/{m.plan_p99_s * 1e3:.0f}"
+        )
+        table.add_row(
+            m.scenario,
+            m.planner,
+            f"{m.driving_score:.1f}",
+            f"{m.route_completion:.0%}",
+            m.end_reason,
+            "yes" if m.collision_at_fault else "",
+            "yes" if m.off_road else "",
+            str(m.red_lights or ""),
+            f"{m.fallback_share:.1%}",
+            latency,
+            "" if m.acceptance is None else f"{m.acceptance:.0%}",
+            "" if m.value_tokens_per_cycle is None else f"{m.value_tokens_per_cycle:.1f}",
+        )
+    return table
+
+
+def _events(logs: list[StepLog]) -> list[str]:
+    lines = []
+    for log in logs:
+        for event in log.notes.get("events", []):
+            lines.append(
+                f"[yellow]{log.scenario}[/] {event.get('stamp_ns', 0) / 1e9:.1f} s: {event.get('text', event.get('kind', ''))}"
+            )
+    return lines

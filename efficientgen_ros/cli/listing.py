@@ -1,0 +1,54 @@
+"""`efficientgen models` and `efficientgen scenarios`: what there is to drive with and to drive in."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from efficientgen.planning.checkpoint import WEIGHTS, read_config
+from efficientgen.planning.load import CONSTANT_VELOCITY, EXPERT, shipped_models
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def models_command(as_json: AsJson = False) -> None:
+    """List the planners: baselines, shipped checkpoints, and how to bring your own."""
+    rows = [
+        {"name": EXPERT, "kind": "privileged rule planner", "size_mib": None, "path": ""},
+        {"name": CONSTANT_VELOCITY, "kind": "baseline", "size_mib": None, "path": ""},
+    ]
+    for directory in shipped_models():
+        config = read_config(directory)
+        size = (directory / WEIGHTS).stat().st_size / 2**20
+        kind = f"{config['architectures'][0]}, schema {config['schema']}"
+        rows.append({"name": directory.name, "kind": kind, "size_mib": round(size, 1), "path": str(directory)})
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = Table("planner", "what it is", "MiB", "directory")
+    for row in rows:
+        table.add_row(row["name"], row["kind"], str(row["size_mib"] or ""), row["path"])
+    console = Console()
+    console.print(table)
+    console.print("Your own: --checkpoint DIR with config.json, model.safetensors and tokenizer.json.")
+
+
+def scenarios_command(
+    split: Annotated[str | None, typer.Option(help="Only train or heldout.")] = None, as_json: AsJson = False
+) -> None:
+    """List the scenarios."""
+    from efficientgen.worldsim.scenario import load_scenario, scenario_names  # reads the town networks
+
+    scenarios = [load_scenario(name) for name in scenario_names(split)]
+    if as_json:
+        keys = ("name", "family", "town", "split", "weather", "duration_s", "description")
+        print(json.dumps([{k: getattr(s, k) for k in keys} for s in scenarios], indent=2))
+        return
+    table = Table("scenario", "family", "town", "split", "weather", "s", "description")
+    for s in scenarios:
+        table.add_row(s.name, s.family, s.town, s.split, s.weather, f"{s.duration_s:.0f}", s.description)
+    Console().print(table)

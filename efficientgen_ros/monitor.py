@@ -1,0 +1,82 @@
+"""The starter's ear on a drive: hears finished steps and leads lifecycle nodes to active."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+
+from efficientgen.eval.step_log import Step
+from efficientgen_ros import codec
+from efficientgen_ros.interfaces import TOPICS, quality
+
+_WAY = (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
+
+
+class Monitor:
+    """A node of its own context in the starting process; use it as a context manager.
+
+    Args:
+        domain: the drive's DDS domain.
+        lifecycle: names of nodes to configure and activate.
+    """
+
+    def __init__(self, domain: int, lifecycle: list[str]) -> None:
+        self.refused = ""  # why a lifecycle node cannot take part
+        self._steps: list[Step] = []
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = rclpy.create_node("bringup", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        progress = TOPICS["progress"]
+        self._node.create_subscription(
+            String, progress.name, self._on_progress, quality(progress.depth, progress.latched)
+        )
+        self._stages = {name: 0 for name in lifecycle}
+        self._clients: dict[str, Any] = {
+            name: self._node.create_client(ChangeState, f"/{name}/change_state") for name in lifecycle
+        }
+        self._calls: dict[str, Any] = {}
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(timeout_sec=2.0)
+        self._node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def spin(self, timeout_s: float) -> tuple[Step, ...]:
+        """Handle what is there, waiting up to `timeout_s` for something; the steps that were finished."""
+        self._lead()
+        self._executor.spin_once(timeout_sec=timeout_s)
+        steps, self._steps = tuple(self._steps), []
+        return steps
+
+    def _on_progress(self, message: String) -> None:
+        self._steps.append(codec.load(message.data, Step))
+
+    def _lead(self) -> None:
+        """Take each lifecycle node one transition further when its last one succeeded."""
+        for name, stage in self._stages.items():
+            call = self._calls.get(name)
+            if call is not None and call.done():
+                del self._calls[name]
+                if not call.result().success:
+                    self.refused = f"{name} refused to {('configure', 'activate')[stage]}"
+                else:
+                    self._stages[name] = stage = stage + 1
+            if stage < len(_WAY) and name not in self._calls and not self.refused:
+                if self._clients[name].service_is_ready():
+                    request = ChangeState.Request(transition=Transition(id=_WAY[stage]))
+                    self._calls[name] = self._clients[name].call_async(request)

@@ -1,0 +1,104 @@
+"""The recorder: every topic into an MCAP bag, and the drive's `StepLog` into `record_dir/log`.
+
+It subscribes raw, so a message is written as the bytes that crossed the wire, and decodes only what the log needs.
+When the world has said how the drive ended and every step is whole, it writes and leaves; told to stop earlier, it
+writes what it has, and the log says "interrupted".
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+
+from efficientgen.eval.store import save
+from efficientgen_ros import codec
+from efficientgen_ros.assembly import Assembly, without_pictures
+from efficientgen_ros.bag import Bag
+from efficientgen_ros.interfaces import TOPICS, message_class
+from efficientgen_ros.messages import stamp_of, text
+from efficientgen_ros.parameters import ParameterError, declare
+from efficientgen_ros.session import STEADY, Wiring, participants, run
+
+LOG_DIRECTORY, BAG_NAME = "log", "drive.mcap"
+GRACE_S = 5.0  # wall time for the last messages after the drive's end
+_UNREAD = ("actors", "route", "plan_path", "rollouts", "diagnostics")  # for viewers: into the bag, not into the log
+
+
+class RecorderNode(Node):
+    """Reads everything, publishes progress."""
+
+    def __init__(self) -> None:
+        super().__init__("recorder")
+        values = declare(self, "recorder")
+        if not values["record_dir"]:
+            raise ParameterError("parameter 'record_dir' is needed: the directory for the bag and the step log")
+        self.finished, self.exit_code = False, 0
+        self._directory = Path(str(values["record_dir"]))
+        self._assembly = Assembly()
+        self._now_ns, self._next_ns, self._over_since = 0, 0, 0.0
+        self._written = False
+        keep = bool(values["keep_frames"])
+        topics = {k: t for k, t in TOPICS.items() if k != "progress" and (keep or not k.startswith("image/"))}
+        self._bag: Bag | None = None
+        if values["bag"]:
+            self._bag = Bag(self._directory / BAG_NAME, [(topic.name, topic.type) for topic in topics.values()])
+        self._wiring = Wiring(self, "recorder", participants(str(values["planner"])))
+        self._progress = self._wiring.publisher("progress")
+        self._wiring.subscribe_ready(self._assembly.add_ready)
+        for key in topics:
+            self._wiring.subscribe(key, partial(self._on_raw, key), raw=True)
+        self.create_timer(0.1, self._look, clock=STEADY)
+        self._wiring.announce_when_matched()
+
+    def _on_raw(self, key: str, cdr: bytes) -> None:
+        topic = TOPICS[key]
+        if key not in _UNREAD:
+            message: Any = deserialize_message(cdr, message_class(topic.type))
+            if key == "clock":
+                self._now_ns = stamp_of(message.clock)
+            self._assembly.add(key, message)
+        if self._bag is not None:
+            self._bag.write(topic.name, cdr, self._now_ns)
+        if key in ("oracle", "verdict"):  # what completes a step
+            self._look()
+
+    def _look(self) -> None:
+        """Report steps that became whole; leave when the drive is over and whole."""
+        while (step := self._assembly.step(self._next_ns)) is not None:
+            self._progress.publish(text(codec.dump(without_pictures(step))))
+            assert self._assembly.session is not None
+            self._next_ns += self._assembly.session.chunk_ns
+        if self._assembly.status is None:
+            return
+        self._over_since = self._over_since or monotonic()
+        late = monotonic() - self._over_since > GRACE_S
+        if late or self._assembly.complete():
+            if late:
+                self.get_logger().warning("some messages of the drive never came; the log holds the whole steps")
+            self.finished = True
+
+    def close(self) -> None:
+        """Write the log and finish the bag; also when interrupted."""
+        if self._written:
+            return
+        self._written = True
+        if self._bag is not None:
+            self._bag.close()
+        if self._assembly.session is None or 0 not in self._assembly.oracle:
+            self.exit_code = 0 if self.finished else 1
+            return
+        save(self._assembly.log(), self._directory / LOG_DIRECTORY)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Console script and `python -m efficientgen_ros.recorder_node`."""
+    run(RecorderNode, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Record expert drives for training: random scenarios on the training towns, no pixels, a few worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+from efficientgen.eval.metrics import score
+from efficientgen.eval.oracle_log import from_step_log, save_oracle_log
+from efficientgen.eval.runner import drive
+from efficientgen.worldsim.scenario import HELDOUT_TOWNS, training_scenario
+from efficientgen.worldsim.town import town_names
+
+
+def training_towns() -> tuple[str, ...]:
+    return tuple(t for t in town_names() if t not in HELDOUT_TOWNS)
+
+
+def record_drives(
+    directory: Path, drives: int, first_seed: int = 0, workers: int = 2, on_done: Callable[[str], None] | None = None
+) -> int:
+    """Record `drives` expert drives, spread over the training towns; returns how many were kept.
+
+    A drive in which the expert itself had a collision or an infraction is not kept: it is no example.
+    Drives that `directory` already holds are skipped, so an interrupted recording goes on.
+    """
+    towns = training_towns()
+    jobs = [(str(directory), towns[i % len(towns)], first_seed + i) for i in range(drives)]
+    kept = 0
+    with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=50) as pool:
+        for line in pool.imap_unordered(_record_one, jobs):
+            kept += line.startswith("kept")
+            if on_done is not None:
+                on_done(line)
+    return kept
+
+
+def _record_one(job: tuple[str, str, int]) -> str:
+    directory, town, seed = Path(job[0]), job[1], job[2]
+    scenario = training_scenario(town, seed)
+    if (directory / f"{scenario.name}.{seed}.npz").exists():
+        return f"kept {scenario.name} (there already)"
+    log = drive(scenario, seed, "expert")
+    metrics = score(log)
+    if metrics.collision_at_fault or metrics.red_lights or metrics.off_road:
+        return f"dropped {scenario.name}: {log.end_reason}"
+    save_oracle_log(from_step_log(log), directory)
+    return f"kept {scenario.name}"

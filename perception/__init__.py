@@ -1,0 +1,1 @@
+"""What a planner sees: shared types, the camera rig, observations, patches and the vision tower."""

@@ -1,0 +1,1 @@
+"""Planners: the block-diffusion vision-language-action models and their decoders, rule planners, tracker and safety."""

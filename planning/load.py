@@ -1,0 +1,59 @@
+"""Planners by name: the baselines, the shipped checkpoints, and a user's own model directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from efficientgen import MissingDataError, share
+from efficientgen.perception.types import Planner
+from efficientgen.planning.checkpoint import WEIGHTS
+
+CONSTANT_VELOCITY = "constant-velocity"
+EXPERT = "expert"  # privileged: drives on the oracle, is no `Planner`
+DEFAULT = "nano-ddrive"
+
+
+class UnknownPlannerError(ValueError):
+    """A planner name that is neither a baseline nor a checkpoint."""
+
+
+def shipped_models() -> tuple[Path, ...]:
+    """Directories of the checkpoints that come with the package."""
+    try:
+        root = share("checkpoints")
+    except MissingDataError:
+        return ()
+    return tuple(sorted(p.parent for p in root.glob(f"*/{WEIGHTS}")))
+
+
+def model_directory(name: str, checkpoint: str | Path = "") -> Path:
+    """Where the model called `name` lives: `checkpoint` if given, else the shipped directory of that name.
+
+    Raises:
+        UnknownPlannerError: there is none.
+    """
+    if checkpoint:
+        return Path(checkpoint)
+    for directory in shipped_models():
+        if directory.name == name:
+            return directory
+    names = [EXPERT, CONSTANT_VELOCITY, *(p.name for p in shipped_models())]
+    raise UnknownPlannerError(f"no planner '{name}'; choose one of {', '.join(names)}, or give --checkpoint DIR")
+
+
+def load_planner(name: str, checkpoint: str | Path = "", decoder: str = "", use_history: bool = True) -> Planner:
+    """The planner called `name`, ready to plan.
+
+    Raises:
+        UnknownPlannerError: no such planner.
+        CheckpointError: its directory is incomplete or damaged.
+        UnknownDecoderError: the model has no such decoder.
+    """
+    if name == CONSTANT_VELOCITY and not checkpoint:
+        from efficientgen.planning.constant_velocity import ConstantVelocity
+
+        return ConstantVelocity()
+    from efficientgen.planning.ddrive import DDrive  # loads torch
+
+    directory = model_directory(name, checkpoint)
+    return DDrive.from_pretrained(directory, decoder=decoder or "scaffold-spec", use_history=use_history)

@@ -1,0 +1,189 @@
+"""The text side of Qwen2.5-VL and the vision-language model around it, as one module for AR and block diffusion.
+
+Fast-dVLM and Fast-dDrive add no parameters to Qwen2.5-VL: only the attention pattern differs.  So the layers take an
+`attend` callable and never see a mask or a cache; `planning/cache.py` and `planning/masks.py` provide the patterns.
+Parameter names equal the released checkpoints'.  Shapes: B rows, L tokens, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from efficientgen.perception.vision import Grid, RMSNorm, VisionConfig, VisionTower, rotate_half
+
+# (layer index, q (B, H, L, D), k (B, Hkv, L, D), v (B, Hkv, L, D)) -> (B, H, L, D)
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Shape of the decoder; the defaults are Qwen2.5-VL-3B's."""
+
+    hidden_size: int = 2048
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 36
+    num_attention_heads: int = 16
+    num_key_value_heads: int = 2
+    vocab_size: int = 151936
+    rope_theta: float = 1e6
+    rms_norm_eps: float = 1e-6
+    mrope_section: tuple[int, int, int] = (16, 24, 24)
+    tie_word_embeddings: bool = True
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One block-diffusion vision-language model; the defaults are Fast-dDrive's (facts: planners 1.1)."""
+
+    text: TextConfig = field(default_factory=TextConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    bd_size: int = 32  # value tokens in a diffusion block
+    mask_token_id: int = 151665
+    null_token_id: int = 151666
+    image_token_id: int = 151655
+    vision_start_token_id: int = 151652
+    im_end_token_id: int = 151645
+    schema: str = "wod-e2e"
+
+
+class Attention(nn.Module):
+    def __init__(self, config: TextConfig, index: int):
+        super().__init__()
+        self.index, self.head_dim = index, config.head_dim
+        q_width, kv_width = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, q_width)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width)
+        self.o_proj = nn.Linear(q_width, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        batch, length, _ = x.shape
+        q, k, v = (
+            proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)  # (B, H or Hkv, L, D)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+        out = attend(self.index, q, k, v)
+        return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: TextConfig, index: int):
+        super().__init__()
+        self.self_attn = Attention(config, index)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class TextModel(nn.Module):
+    def __init__(self, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, embeds: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """embeds (B, L, hidden), positions (3, L) or (3, B, L) -> hidden states (B, L, hidden)."""
+        cos, sin = mrope(positions, self.config, embeds.dtype)
+        x = embeds
+        for layer in self.layers:
+            x = layer(x, cos, sin, attend)
+        return self.norm(x)
+
+
+class VisionLanguageModel(nn.Module):
+    """Qwen2.5-VL: `model.visual`, `model.language_model` and a (tied) head."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.model = nn.Module()
+        self.model.visual = VisionTower(config.vision)
+        self.model.language_model = TextModel(config.text)
+        if not config.text.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
+
+    def embed(self, ids: Tensor, vision: Tensor | None = None) -> Tensor:
+        """Token ids (B, L) to embeddings; `vision` (B, V, hidden) fills the V image positions in order."""
+        embeds = self.model.language_model.embed_tokens(ids)
+        if vision is None:
+            return embeds
+        where = (ids == self.config.image_token_id)[..., None].expand_as(embeds)
+        return embeds.masked_scatter(where, vision.to(embeds.dtype))
+
+    def see(self, patches: Tensor, grids: tuple[Grid, ...]) -> Tensor:
+        """Patch vectors (B, N, 1176) -> vision tokens (B, N / 4, hidden)."""
+        return self.model.visual(patches, grids)
+
+    def forward(self, embeds: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Final hidden states (B, L, hidden)."""
+        return self.model.language_model(embeds, positions, attend)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., hidden) -> (..., vocab)."""
+        tied = self.config.text.tie_word_embeddings
+        return F.linear(hidden, self.model.language_model.embed_tokens.weight if tied else self.lm_head.weight)
+
+
+def mrope(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of multimodal RoPE, broadcastable to (B, H, L, D).
+
+    Frequencies are dealt to time, height and width in contiguous sections (Qwen2.5-VL, `mrope_section`).
+    """
+    half = config.head_dim // 2
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
+    inv_freq = (1.0 / config.rope_theta**steps).to(wide)
+    axis = torch.repeat_interleave(torch.arange(3), torch.tensor(config.mrope_section)).to(positions.device)
+    if len(axis) != half:
+        raise ValueError(f"mrope_section {config.mrope_section} must sum to half of head_dim {config.head_dim}")
+    angle = positions.to(wide)[axis].movedim(0, -1) * inv_freq  # (L, half) or (B, L, half)
+    angle = torch.cat((angle, angle), -1)
+    angle = angle[None, None] if angle.dim() == 2 else angle[:, None]
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def position_ids(ids: list[int], grids: tuple[Grid, ...], config: ModelConfig) -> Tensor:
+    """M-RoPE positions (3, L) of one prompt: text counts up in all axes, an image spans (t, row, column) of its grid.
+
+    Text after an image goes on from the largest position in it plus one.  A clean copy of a span repeats its positions.
+    """
+    columns: list[Tensor] = []
+    cursor, i, image = 0, 0, 0
+    while i < len(ids):
+        if ids[i] == config.image_token_id:
+            t, h, w = grids[image]
+            h, w = h // 2, w // 2
+            frame = torch.stack(torch.meshgrid(torch.arange(t), torch.arange(h), torch.arange(w), indexing="ij"))
+            columns.append(frame.reshape(3, -1) + cursor)
+            i, cursor, image = i + t * h * w, cursor + max(t, h, w), image + 1
+        else:
+            columns.append(torch.full((3, 1), cursor))
+            i, cursor = i + 1, cursor + 1
+    return torch.cat(columns, 1)

@@ -1,0 +1,83 @@
+"""The nano planners' tokenizer: one token per digit, sign, word and scaffold string, built with HF `tokenizers`.
+
+The released planners use Qwen's BPE; what both share is this small interface: `encode`, `decode`, `id_of`, `vocab_size`
+and `alphabets`, the allow-lists that slots name.  A nano checkpoint carries its vocabulary as `tokenizer.json`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tokenizers import Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as HFTokenizer
+
+PAD, NULL, MASK = "<|pad|>", "<|NULL|>", "|<MASK>|"
+IM_START, IM_END = "<|im_start|>", "<|im_end|>"
+VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
+SPECIAL = (PAD, NULL, MASK, IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD)
+
+
+class UnknownTextError(ValueError):
+    """Text that the nano vocabulary cannot spell."""
+
+
+class Tokenizer:
+    """Longest-match word tokenizer over a closed vocabulary."""
+
+    def __init__(self, backend: HFTokenizer):
+        self.backend = backend
+        self.vocab = backend.get_vocab()
+        self.vocab_size = backend.get_vocab_size()
+        words = [i for t, i in self.vocab.items() if re.fullmatch(r" ?[A-Za-z]+|[,.;]", t)]
+        null = self.vocab[NULL]
+        self.alphabets: Mapping[str, Sequence[int]] = {
+            "yes_no": [self.vocab["yes"], self.vocab["no"]],
+            "sign": [self.vocab["+"], self.vocab["-"]],
+            "digit": [self.vocab[d] for d in "0123456789"],
+            "text": sorted([*words, null]),
+        }
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`.
+
+        Raises:
+            UnknownTextError: a character or word is not in the vocabulary.
+        """
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        if "".join(encoding.tokens) != text:
+            known = [t for t in encoding.tokens if t != PAD]
+            raise UnknownTextError(f"the nano vocabulary cannot spell {text!r}; it got as far as {known}")
+        return list(encoding.ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self.backend.id_to_token(i) for i in ids)
+
+    def id_of(self, token: str) -> int:
+        return self.vocab[token]
+
+    def save(self, directory: Path) -> None:
+        self.backend.save(str(directory / "tokenizer.json"))
+
+    @staticmethod
+    def load(directory: Path) -> Tokenizer:
+        return Tokenizer(HFTokenizer.from_file(str(directory / "tokenizer.json")))
+
+
+def build_tokenizer(literals: Iterable[str], sentences: Iterable[str], multiple_of: int = 64) -> Tokenizer:
+    """A vocabulary that spells every literal in one token and every sentence in words.
+
+    Words keep their leading space, so that the first word of a sentence and a later one are different tokens, as in a
+    byte-level BPE.  The size is rounded up with unused tokens.
+    """
+    words = {w for s in sentences for w in re.findall(r" ?[A-Za-z]+|[,.;]", s)}
+    tokens = [*SPECIAL, *"0123456789", "+", "-", ".", ",", " ", "\n", "yes", "no"]
+    tokens += sorted((set(literals) | words) - set(tokens))
+    while len(tokens) % multiple_of:
+        tokens.append(f"<|unused_{len(tokens)}|>")
+    backend = HFTokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token=PAD))
+    longest_first = "|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(longest_first), "isolated")
+    backend.decoder = decoders.Fuse()
+    return Tokenizer(backend)

@@ -1,0 +1,1 @@
+"""Training of the block-diffusion planners: AR warm-up, then SASD."""

@@ -1,0 +1,103 @@
+"""SASD: section-aware structured diffusion training (Fast-dDrive, 2605.23163, section 3.2).
+
+    L = [ sum over noisy copies of sum over masked tokens of w_section CE  +  sum over clean answer tokens of CE ] / (2 N)
+
+with N the number of answer tokens.  Logits at p - 1 predict the token at p, in the clean and in the noisy stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from efficientgen.planning.masks import COPIES, complementary_noise, first_of_block, training_mask
+from efficientgen.planning.model import Attend, VisionLanguageModel
+from efficientgen.planning.schema import Template
+
+# in the order of schema.SECTIONS: critical_objects, explanation, future_meta_behavior, trajectory
+SECTION_WEIGHTS = (1.5, 1.0, 2.0, 3.0)
+SECTION_BETA = ((1.0, 2.0), (1.0, 1.0), (1.0, 1.5), (2.0, 1.0))
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """Scalars: the training loss and its two halves, each a mean per token."""
+
+    total: Tensor
+    clean: Tensor
+    noisy: Tensor
+
+
+def ar_loss(model: VisionLanguageModel, embeds: Tensor, positions: Tensor, answer: Tensor) -> LossParts:
+    """Cross-entropy of the clean answer; `embeds` (B, P, hidden) of the prompt, `answer` (B, L), `positions` (3, P)."""
+    return _loss(model, embeds, positions, answer, None, None, None)
+
+
+def sasd_loss(
+    model: VisionLanguageModel,
+    embeds: Tensor,
+    positions: Tensor,
+    answer: Tensor,
+    template: Template,
+    turn: NDArray[np.int64],
+    full_probability: float,
+    generator: torch.Generator,
+) -> LossParts:
+    """AR loss on the clean answer plus section-weighted diffusion loss on the complementary noisy pair."""
+    device = answer.device
+    section = torch.from_numpy(template.section).to(device)
+    maskable = torch.from_numpy(template.is_value & ~first_of_block(turn)).to(device)
+    beta = torch.tensor(SECTION_BETA, device=device)
+    hidden = complementary_noise(maskable, section, beta, full_probability, generator, len(answer))
+    weight = torch.tensor(SECTION_WEIGHTS, device=device)[section]
+    mask = training_mask(positions.shape[1], turn).to(device)
+    return _loss(model, embeds, positions, answer, hidden, weight, mask)
+
+
+def _loss(
+    model: VisionLanguageModel,
+    embeds: Tensor,
+    positions: Tensor,
+    answer: Tensor,
+    hidden: Tensor | None,
+    weight: Tensor | None,
+    mask: Tensor | None,
+) -> LossParts:
+    batch, length = answer.shape
+    prompt = embeds.shape[1]
+    after = torch.arange(length, device=answer.device).expand(3, -1) + positions.max() + 1
+    ids = [answer]
+    if hidden is not None:
+        ids += [torch.where(hidden[:, c], model.config.mask_token_id, answer) for c in range(COPIES)]
+    row = torch.cat([embeds, model.embed(torch.cat(ids, 1)).to(embeds.dtype)], 1)  # (B, S, hidden)
+    states = model(row, torch.cat([positions, *[after] * len(ids)], 1), _attend(mask))
+    answer_states = states[:, prompt - 1 :]  # predictors: of clean answer token 0, 1, ...
+    logits = model.logits(answer_states[:, :length])
+    clean = F.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="sum")
+    count = batch * length
+    if hidden is None or weight is None:
+        return LossParts(clean / count, clean.detach() / count, torch.zeros((), device=answer.device))
+    noisy = clean.new_zeros(())
+    for copy in range(COPIES):
+        start = prompt + (1 + copy) * length
+        logits = model.logits(states[:, start : start + length - 1])  # predict answer tokens 1 .. L - 1
+        ce = F.cross_entropy(logits.flatten(0, 1).float(), answer[:, 1:].flatten(), reduction="none")
+        noisy = noisy + (ce.view(batch, -1) * hidden[:, copy, 1:] * weight[1:]).sum()
+    masked = hidden.sum().clamp(min=1)
+    return LossParts((noisy + clean) / (2 * count), clean.detach() / count, noisy.detach() / masked)
+
+
+def _attend(mask: Tensor | None) -> Attend:
+    """Dense masked attention; None is causal.  K/V heads are repeated, which keeps the fused kernels for masks."""
+
+    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        groups = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+    return attend

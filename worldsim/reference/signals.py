@@ -1,0 +1,208 @@
+"""Traffic lights: where the heads stand, and their lamps, recoloured each tick from the SUMO state string.
+
+Every approach has a low head at its stop line and, because a car that waits there no longer sees that one well, heads
+across the junction: one on the far post and one per group of links on its mast arm, over the lanes they rule.  Lamps are
+larger than life (`NEAR_LAMP_M`, `FAR_LAMP_M`), so that a 224 x 112 camera resolves them at stopping distance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from efficientgen.perception.types import F64
+from efficientgen.worldsim.reference.mesh import DynamicMesh, Mesh, baked_rows, to_bytes
+from efficientgen.worldsim.reference.occupancy import Occupancy
+from efficientgen.worldsim.reference.streets import Approach, Streets
+
+NEAR_LAMP_M = 0.2
+FAR_LAMP_M = 0.27
+SIDES = 9
+FLASH_NS = 500_000_000
+STEEL = (0.36, 0.37, 0.38)
+HOUSING = (0.055, 0.057, 0.06)
+_PALETTE = np.array([
+    [1.0, 0.10, 0.06], [1.0, 0.70, 0.06], [0.10, 1.0, 0.42],  # lit red, yellow, green
+    [0.16, 0.05, 0.045], [0.15, 0.11, 0.04], [0.04, 0.13, 0.08],  # dark
+])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Head:
+    """Three lamps on a backplate at (x, y, z of the middle lamp), facing against `heading` (2,)."""
+
+    signal: str
+    link: int
+    x: float
+    y: float
+    z: float
+    heading: F64
+    lamp: float  # radius, m
+    arrow: str = ""  # "l" where the head rules a left turn only
+    foot: bool = False  # stands on a post of its own
+
+
+@dataclass(frozen=True)
+class Mast:
+    """A post at (x, y) with an arm at 5.9 m that reaches `reach` (2,) m."""
+
+    x: float
+    y: float
+    reach: F64
+
+
+def place_signals(streets: Streets, road: Occupancy) -> tuple[tuple[Head, ...], tuple[Mast, ...]]:
+    """Heads and masts of every approach; posts never stand on `road`."""
+    heads: list[Head] = []
+    masts: list[Mast] = []
+    for approach in streets.approaches:
+        heads.append(_near_head(approach, road))
+        far_heads, mast = _far_heads(approach, road)
+        heads += far_heads
+        masts.append(mast)
+    return tuple(heads), tuple(masts)
+
+
+def _near_head(approach: Approach, road: Occupancy) -> Head:
+    right = np.array([approach.heading[1], -approach.heading[0]])
+    edge = approach.stops[0] + right * (approach.lane_width / 2)
+    spots = [edge + right * side + approach.heading * ahead for ahead in (0.6, -0.2, -1.0) for side in (0.45, 0.8, 1.2)]
+    spot = next((p for p in spots if road.free_disc(p[0], p[1], 0.15)), spots[0])
+    return Head(
+        approach.signal, approach.groups[0][0], spot[0], spot[1], 2.75, approach.heading, NEAR_LAMP_M, foot=True
+    )
+
+
+def _far_heads(approach: Approach, road: Occupancy) -> tuple[list[Head], Mast]:
+    along, right = approach.heading, np.array([approach.heading[1], -approach.heading[0]])
+    first = approach.stops[0]
+    depth = _depth_across(approach.junction, approach.stops.mean(0), along)
+    post = first + along * (depth + 1.0) + right * (approach.lane_width / 2 + 1.0)
+    best = math.inf
+    for ahead in np.arange(0.5, 9.0, 0.75):
+        for side in np.arange(-3.0, 11.0, 0.5):
+            spot = first + along * (depth + ahead) + right * (approach.lane_width / 2 + side)
+            cost = abs(side - 0.8) + 0.6 * ahead
+            if cost < best and road.free_disc(spot[0], spot[1], 0.3):
+                best, post = cost, spot
+    # the arm reaches over the lanes that the groups rule: the main group over the right half, others further left
+    spread = (approach.stops - first) @ -right  # lateral positions of the lanes, to the left
+    offsets = [float(spread[0] + spread[-1]) / 2 if len(approach.groups) == 1 else float(spread[0])]
+    offsets += [float(spread[-1]) + 0.4 + 1.3 * k for k in range(len(approach.groups) - 1)]
+    if len(approach.groups) == 1:
+        offsets[0] += 0.2
+    base = float((post - first) @ -right)
+    heads = [
+        Head(approach.signal, link, *(post + -right * (offset - base) - along * 0.25), 5.15, along, FAR_LAMP_M,
+             "l" if k and turns <= {"l", "L", "t"} else "")
+        for k, ((link, turns), offset) in enumerate(zip(approach.groups, offsets, strict=True))
+    ]  # fmt: skip
+    heads.append(Head(approach.signal, approach.groups[0][0], *(post - along * 0.3), 3.0, along, FAR_LAMP_M))
+    return heads, Mast(float(post[0]), float(post[1]), -right * (max(offsets) - base + 0.3))
+
+
+def _depth_across(junction: F64, start: F64, along: F64) -> float:
+    """Length of the ray from `start` to the far border of the junction polygon, m."""
+    a, b = junction, np.roll(junction, -1, 0)
+    edge = b - a
+    cross = along[0] * edge[:, 1] - along[1] * edge[:, 0]
+    safe = np.where(np.abs(cross) < 1e-9, np.inf, cross)
+    to = a - start
+    distance = (to[:, 0] * edge[:, 1] - to[:, 1] * edge[:, 0]) / safe
+    share = (to[:, 0] * along[1] - to[:, 1] * along[0]) / safe
+    hits = distance[(share >= 0) & (share <= 1) & (distance > 2.0) & np.isfinite(cross)]
+    return float(hits.max()) if len(hits) else 15.0
+
+
+def sight_lines(streets: Streets, heads: tuple[Head, ...]) -> list[F64]:
+    """Segments (2, 2) from the last 45 m of each approach lane to the heads that rule it; keep trees off them."""
+    lines = []
+    for approach in streets.approaches:
+        mine = [h for h in heads if h.signal == approach.signal and h.heading @ approach.heading > 0.999]
+        for shape in approach.shapes:
+            back = np.r_[0.0, np.cumsum(np.hypot(*np.diff(shape[::-1], axis=0).T))]
+            eyes = [
+                np.array([np.interp(d, back, shape[::-1, 0]), np.interp(d, back, shape[::-1, 1])]) for d in (4, 20, 45)
+            ]
+            lines += [np.array([eye, [head.x, head.y]]) for head in mine for eye in eyes]
+    return lines
+
+
+def draw_posts(heads: tuple[Head, ...], masts: tuple[Mast, ...], mesh: Mesh, detail: int) -> None:
+    """Everything that does not shine, near (0) to far (2)."""
+    for mast in masts:
+        mesh.tube((mast.x, mast.y, 0), (mast.x, mast.y, 6.0), 0.11, STEEL, end_radius=0.08)
+        end = np.array([mast.x, mast.y]) + mast.reach
+        mesh.tube((mast.x, mast.y, 5.9), (*end, 5.95), 0.07, STEEL, sides=5, end_radius=0.05)
+    for head in heads:
+        r, yaw = head.lamp, math.atan2(head.heading[1], head.heading[0])
+        if head.foot:
+            mesh.tube((head.x, head.y, 0), (head.x, head.y, head.z + 3.6 * r), 0.07, STEEL, sides=(6, 4, 3)[detail])
+        elif head.z > 4:
+            mesh.tube((head.x, head.y, head.z), (head.x, head.y, 5.95), 0.04, STEEL, sides=4)
+        face = np.array([head.x, head.y]) - 0.12 * head.heading
+        mesh.box((*face, head.z - 3.9 * r), (0.05, 3.1 * r, 7.8 * r), HOUSING, yaw)  # backplate
+        if detail > 0:
+            continue
+        mesh.box((*(face - 0.05 * head.heading), head.z - 3.4 * r), (0.12, 2.3 * r, 6.8 * r), (0.075, 0.078, 0.08), yaw)
+        for k in (-1, 0, 1):  # visors
+            lip = face - 0.22 * head.heading
+            mesh.box((*lip, head.z + 2.2 * r * k + 0.98 * r), (0.3, 1.9 * r, 0.03), HOUSING, yaw)
+
+
+class Lamps:
+    """All lamps of a town in one mesh, and their halos in another; `show` recolours them."""
+
+    def __init__(self, heads: tuple[Head, ...], halo: float) -> None:
+        self._heads = heads
+        discs, triangles = [], []
+        halos = []
+        angle = np.linspace(0, 2 * math.pi, SIDES, endpoint=False)
+        rim = np.c_[np.cos(angle), np.sin(angle)]
+        fan = np.c_[np.arange(SIDES), (np.arange(SIDES) + 1) % SIDES, np.full(SIDES, SIDES)]
+        for k, (head, which) in enumerate((h, w) for h in heads for w in range(3)):
+            side = np.array([head.heading[1], -head.heading[0], 0.0])  # to the right for who looks at the lamp
+            centre = np.array([head.x, head.y, head.z + 2.2 * head.lamp * (1 - which)])
+            centre[:2] -= 0.25 * head.heading
+            outline = rim if not head.arrow else rim * np.where(rim[:, :1] < 0, 1.0, [[0.35, 0.6]])
+            discs.append(
+                centre + head.lamp * np.vstack([outline[:, :1] * side + outline[:, 1:] * [0, 0, 1], [0, 0, 0]])
+            )
+            triangles.append(fan + k * (SIDES + 1))
+            square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 3.2 * head.lamp
+            halos.append(centre - [*(0.12 * head.heading), 0] + square[:, :1] * side + square[:, 1:] * [0, 0, 1])
+        self.discs, self.halos = DynamicMesh("lamps"), DynamicMesh("halos")
+        self._halo = halo
+        count = 3 * len(heads)
+        if heads:
+            self._disc_rows = baked_rows(np.concatenate(discs), np.ones((count * (SIDES + 1), 4)))
+            self._disc_triangles = np.concatenate(triangles)
+            corner = np.tile([[0.0, 0.0], [1, 0], [1, 1], [0, 1]], (count, 1))
+            self._halo_rows = baked_rows(np.concatenate(halos), np.ones((4 * count, 4)), corner)
+            self._halo_triangles = (4 * np.arange(count)[:, None] + [0, 1, 2, 0, 2, 3]).reshape(-1, 3)
+
+    def show(self, lights: Mapping[str, str], stamp_ns: int) -> None:
+        """Lights the lamps for SUMO states at one instant (a flashing `o` depends on the stamp)."""
+        if not self._heads:
+            return
+        lit = np.zeros((len(self._heads), 3), bool)
+        for k, head in enumerate(self._heads):
+            state = lights.get(head.signal, "")
+            if head.link < len(state):
+                lit[k] = lamps_lit(state[head.link], stamp_ns)
+        which = np.where(lit, 0, 3) + np.arange(3)  # (heads, 3) rows of the palette
+        colours = np.ones((which.size, 4))
+        colours[:, :3] = _PALETTE[which.reshape(-1)]
+        self._disc_rows["colour"] = to_bytes(colours.repeat(SIDES + 1, 0))
+        self.discs.update(self._disc_rows, self._disc_triangles)
+        if self._halo > 0:
+            self._halo_rows["colour"] = to_bytes((colours * lit.reshape(-1, 1) * self._halo).repeat(4, 0))
+            self.halos.update(self._halo_rows, self._halo_triangles)
+
+
+def lamps_lit(state: str, stamp_ns: int) -> tuple[bool, bool, bool]:
+    """(red, yellow, green) for one SUMO link state."""
+    flash = (stamp_ns // FLASH_NS) % 2 == 0
+    return state in "rsu", state in "yYu" or (state == "o" and flash), state in "gG"

@@ -1,0 +1,219 @@
+"""Scenarios: a town, a route, a start, the traffic around it and how long the drive may take; read from YAML.
+
+`scenarios/*.yaml` are the evaluation scenarios (some on the held-out town); `training_scenario` draws as many more as
+training needs, on the training towns only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from efficientgen.perception.types import ActorKind
+from efficientgen.worldsim.town import SCENARIO_DIR, TownError, TownMap, load_town, plan_route, town_names
+from efficientgen.worldsim.traffic import Lead, Walkers, successors
+
+FAMILIES = (
+    "free_road",
+    "lead_vehicle",
+    "red_light",
+    "left_turn",
+    "right_turn",
+    "yield",
+    "pedestrian",
+    "dense_traffic",
+)
+WEATHERS = ("day", "dusk", "night", "rain", "fog")
+SPLITS = ("train", "heldout")
+HELDOUT_TOWNS = ("maple",)
+EARLIEST_CLOCK_S = 18.0  # leaves time for the warm-up
+_TRAINING_WEATHER = {"day": 0.45, "dusk": 0.15, "night": 0.12, "rain": 0.14, "fog": 0.14}
+
+
+class ScenarioError(ValueError):
+    """A scenario that does not exist or cannot be driven; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One drive to be made.  Positions in m along lanes, times in s, speeds in m/s."""
+
+    name: str
+    family: str
+    description: str
+    town: str
+    split: str  # train | heldout: whether planners may have been trained in this town
+    edges: tuple[str, ...]  # the ego's route
+    start_pos: float  # of the rear axle, along the first edge's lane
+    duration_s: float
+    start_lane: int | None = None  # among the car lanes, 0 = rightmost; None: whichever needs fewest lane changes
+    end_pos: float | None = None  # along the last lane; None: its middle
+    start_speed: float = 0.0
+    vehicles: int = 25
+    pedestrians: int = 20
+    clear_ahead: float = 40.0  # m of the ego's lane ahead of it that are empty at the start
+    weather: str = "day"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    handover_s: float = 4.0
+    clock_s: float | None = None  # SUMO's clock at the start, which sets the signals' phase; None: by seed
+    lead: Lead | None = None
+    walkers: tuple[Walkers, ...] = ()
+
+
+def scenario_names(split: str | None = None) -> tuple[str, ...]:
+    """Names of the evaluation scenarios, sorted; of one split ("train" or "heldout") if asked."""
+    if split is not None and split not in SPLITS:
+        raise ScenarioError(f"no split {split!r}; there are: {', '.join(SPLITS)}")
+    names = sorted(path.stem for path in SCENARIO_DIR.glob("*.yaml"))
+    return tuple(name for name in names if split is None or load_scenario(name).split == split)
+
+
+def load_scenario(name_or_path: str | Path) -> Scenario:
+    """Read and check one scenario: by name from the scenarios folder, or any YAML file by path.
+
+    Raises:
+        ScenarioError: no such scenario, a key that is unknown, missing or of the wrong kind, or an impossible route.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = SCENARIO_DIR / f"{name_or_path}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in SCENARIO_DIR.glob("*.yaml")))
+        raise ScenarioError(f"no scenario {str(name_or_path)!r}; there are: {names}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ScenarioError(f"{path.name} is not valid YAML: {error}") from error
+    if not isinstance(data, Mapping):
+        raise ScenarioError(f"{path.name} must hold keys and values")
+    return parse_scenario({"name": path.stem, **data})
+
+
+def parse_scenario(data: Mapping[str, Any]) -> Scenario:
+    """A checked `Scenario` from plain data.
+
+    Raises:
+        ScenarioError: see `load_scenario`.
+    """
+    name = str(data.get("name", "?"))
+    known = {f.name: f for f in fields(Scenario)}
+    if unknown := sorted(set(data) - set(known)):
+        raise ScenarioError(f"scenario {name!r}: unknown key {unknown[0]!r}; known are: {', '.join(known)}")
+    needed = ("name", "family", "description", "town", "split", "edges", "start_pos", "duration_s")
+    if missing := [key for key in needed if key not in data]:
+        raise ScenarioError(f"scenario {name!r}: key {missing[0]!r} is missing")
+    values = dict(data)
+    try:
+        values["edges"] = tuple(str(e) for e in data["edges"])
+        values["seeds"] = tuple(int(s) for s in data.get("seeds", (0, 1, 2)))
+        for key in ("start_pos", "duration_s", "end_pos", "start_speed", "handover_s", "clock_s", "clear_ahead"):
+            if values.get(key) is not None:
+                values[key] = float(values[key])
+        for key in ("vehicles", "pedestrians", "start_lane"):
+            if values.get(key) is not None:
+                values[key] = int(values[key])
+        if data.get("lead") is not None:
+            values["lead"] = Lead(**{**data["lead"], "kind": ActorKind(data["lead"].get("kind", "car"))})
+        values["walkers"] = tuple(Walkers(**walker) for walker in data.get("walkers", ()))
+        scenario = Scenario(**values)
+    except (TypeError, ValueError) as error:
+        raise ScenarioError(f"scenario {name!r}: {error}") from error
+    _check(scenario)
+    return scenario
+
+
+def _check(s: Scenario) -> None:
+    def require(good: bool, what: str) -> None:
+        if not good:
+            raise ScenarioError(f"scenario {s.name!r}: {what}")
+
+    for key, value, allowed in (
+        ("family", s.family, FAMILIES),
+        ("town", s.town, town_names()),
+        ("split", s.split, SPLITS),
+        ("weather", s.weather, WEATHERS),
+    ):
+        require(value in allowed, f"{key} {value!r} is not one of {', '.join(allowed)}")
+    require((s.split == "heldout") == (s.town in HELDOUT_TOWNS), f"town {s.town!r} is not in split {s.split!r}")
+    require(
+        4 <= s.handover_s < s.duration_s, "handover_s must be at least 4 (the ego history) and end before duration_s"
+    )
+    require(0 <= s.start_speed <= 16, "start_speed must be within 0 and 16 m/s")
+    require(
+        0 <= s.vehicles <= 120 and 0 <= s.pedestrians <= 200, "at most 120 vehicles and 200 pedestrians, none below 0"
+    )
+    require(s.clock_s is None or s.clock_s >= EARLIEST_CLOCK_S, f"clock_s must be at least {EARLIEST_CLOCK_S:.0f} s")
+    require(len(s.seeds) > 0, "needs at least one seed")
+    town = load_town(s.town)
+    try:
+        plan_route(town, s.edges, s.start_lane, s.start_pos, s.end_pos)
+        for walker in s.walkers:
+            require(town.net.hasEdge(walker.edge), f"walkers on unknown edge {walker.edge!r}")
+    except TownError as error:
+        raise ScenarioError(f"scenario {s.name!r}: {error}") from error
+
+
+def training_scenario(town: str, seed: int) -> Scenario:
+    """A random drive through a training town, balanced over turns; a pure function of (town, seed).
+
+    Raises:
+        ScenarioError: an unknown or held-out town.
+    """
+    if town in HELDOUT_TOWNS or town not in town_names():
+        choices = ", ".join(name for name in town_names() if name not in HELDOUT_TOWNS)
+        raise ScenarioError(f"town {town!r} is not for training; choose one of {choices}")
+    here = load_town(town)
+    rng = random.Random(f"{seed}/{town}/training")
+    streets = sorted({lane.edge for lane in here.lanes if lane.kind == "driving"})
+    wanted = rng.choice(("lL", "rR", "s", "lL", "rR"))
+    start = rng.choice([e for e in streets if _long(here, e) and any(d in wanted for _, d in successors(here, e))])
+    length = here.net.getEdge(start).getLength()
+    start_pos = max(8.0, length - rng.uniform(25.0, 95.0))
+    edges = [start, rng.choice([e for e, d in successors(here, start) if d in wanted])]
+    total = length - start_pos
+    while total < 380.0:
+        total += here.net.getEdge(edges[-1]).getLength()
+        options = successors(here, edges[-1])
+        options = [(e, d) for e, d in options if e not in edges] or options  # a route that passes nowhere twice
+        kind = rng.choice(sorted({d.lower() for _, d in options}))
+        edges.append(rng.choice([e for e, d in options if d.lower() == kind]))
+    lead = None
+    if rng.random() < 0.3:
+        lead = Lead(rng.uniform(8.0, 30.0), rng.uniform(3.0, 8.0), rng.choice((ActorKind.CAR, ActorKind.TRUCK)))
+    walkers: tuple[Walkers, ...] = ()
+    if rng.random() < 0.35:
+        walkers = (Walkers(rng.choice(edges[:2]), rng.uniform(4.0, 9.0)),)
+    speed = rng.choice((0.0, rng.uniform(3.0, 0.9 * drivable_speed(here, start))))
+    return Scenario(
+        name=f"{town}-{seed}",
+        family="dense_traffic",
+        description=f"Random training drive {seed} in {town}",
+        town=town,
+        split="train",
+        edges=tuple(edges),
+        start_pos=start_pos,
+        duration_s=40.0,
+        end_pos=12.0,
+        start_speed=min(speed, lead.speed) if lead else speed,
+        vehicles=rng.randint(18, 55),
+        pedestrians=rng.randint(10, 40),
+        clear_ahead=rng.choice((14.0, 25.0, 60.0)),
+        weather=rng.choices(list(_TRAINING_WEATHER), list(_TRAINING_WEATHER.values()))[0],
+        seeds=(seed,),
+        lead=lead,
+        walkers=walkers,
+    )
+
+
+def _long(town: TownMap, edge: str) -> bool:
+    return bool(town.net.getEdge(edge).getLength() > 40.0)
+
+
+def drivable_speed(town: TownMap, edge: str) -> float:
+    """Speed limit of an edge, m/s."""
+    return float(town.net.getEdge(edge).getSpeed())
