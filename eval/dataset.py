@@ -27,6 +27,7 @@ from efficientgen.planning.schema import NANO, compile_template, encode_answer
 from efficientgen.planning.train.data import save_shard
 
 FIRST_NS = 4_000_000_000  # a planner drives only with 4 s of history behind it
+SCENES = 7  # per town
 PAST_NS = (1_500_000_000, 1_000_000_000, 500_000_000)
 
 
@@ -147,7 +148,7 @@ def render_set(
         for i, path in enumerate(logs)
         if not (directory / f"{path.stem}.now.npy").exists()
     ]
-    jobs.sort(key=lambda job: Path(job[0]).name)  # by town: a worker rebuilds its scene less often
+    jobs.sort(key=lambda job: _scene(Path(job[0])))  # a worker builds few scenes and keeps them
     total = 0
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for count, line in pool.imap_unordered(_render_one, jobs, chunksize=max(1, len(jobs) // (workers * 6))):
@@ -166,9 +167,7 @@ def _render_one(job: tuple[str, str, DatasetConfig, bool]) -> tuple[int, str]:
     path, directory, config, heldout = Path(job[0]), Path(job[1]), job[2], job[3]
     log = load_oracle_log(path)
     world = _worlds.setdefault("world", ReferenceWorld())
-    world.reset(
-        log.frames[0].town, log.frames[0].weather, seed=int(path.stem.rpartition(".")[2])
-    )  # own houses per drive
+    world.reset(log.frames[0].town, log.frames[0].weather, _scene(path)[1])
     tokenizer = nano_tokenizer()
     template = compile_template(NANO, tokenizer, 32)
     images: list[np.ndarray] = []
@@ -205,6 +204,12 @@ def _render_one(job: tuple[str, str, DatasetConfig, bool]) -> tuple[int, str]:
     }
     save_shard(directory, path.stem, arrays)
     return count, f"{path.stem}: {count} samples, {len(images)} pictures"
+
+
+def _scene(path: Path) -> tuple[str, int]:
+    """Town and scene seed of a log named `<town>-<seed>.<seed>.npz`: one of `SCENES` sets of houses and trees."""
+    town, _, seed = path.stem.rpartition(".")[0].rpartition("-")
+    return town, int(seed) % SCENES
 
 
 def _tokens_per_image(triplet: np.ndarray) -> int:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efficientgen.planning.model import Attend, TextConfig
+from efficientgen.planning.model import Attend, LayerAttend, TextConfig
 
 Mode = Literal["causal", "block"]
 
@@ -50,11 +50,15 @@ class KVCache:
         if mode == "causal" and rows > 1:
             mask = torch.ones(rows, end, dtype=torch.bool, device=self.store.device).tril_(start)
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(layer: int) -> LayerAttend:
             keys, values = self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
-            keys[:, :, start:] = k
-            values[:, :, start:] = v
-            return grouped_attention(q, keys, values, mask)
+
+            def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                keys[:, :, start:] = k
+                values[:, :, start:] = v
+                return grouped_attention(q, keys, values, mask)
+
+            return one
 
         return attend
 

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from efficientgen.perception.patches import MERGE, PATCH, TEMPORAL_PATCH
 from efficientgen.perception.vision import VisionConfig
+from efficientgen.planning.load import WEIGHTS
 from efficientgen.planning.model import ModelConfig, TextConfig, VisionLanguageModel
 
-WEIGHTS = "model.safetensors"
 OUR_KEYS = ("bd_size", "mask_token_id", "null_token_id", "image_token_id", "vision_start_token_id", "im_end_token_id",
             "schema")  # fmt: skip
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from efficientgen import MissingDataError, share
 from efficientgen.perception.types import Planner
-from efficientgen.planning.checkpoint import WEIGHTS
 
+WEIGHTS = "model.safetensors"
 CONSTANT_VELOCITY = "constant-velocity"
 EXPERT = "expert"  # privileged: drives on the oracle, is no `Planner`
 DEFAULT = "nano-ddrive"

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from efficientgen.perception.vision import Grid, RMSNorm, VisionConfig, VisionTower, rotate_half
 
-# (layer index, q (B, H, L, D), k (B, Hkv, L, D), v (B, Hkv, L, D)) -> (B, H, L, D)
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+# (q (B, H, L, D), k (B, Hkv, L, D), v (B, Hkv, L, D)) -> (B, H, L, D)
+LayerAttend = Callable[[Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[[int], LayerAttend]  # of one layer, by its index
 
 
 @dataclass(frozen=True)
@@ -56,23 +57,23 @@ class ModelConfig:
 
 
 class Attention(nn.Module):
-    def __init__(self, config: TextConfig, index: int):
+    def __init__(self, config: TextConfig):
         super().__init__()
-        self.index, self.head_dim = index, config.head_dim
+        self.head_dim = config.head_dim
         q_width, kv_width = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, q_width)
         self.k_proj = nn.Linear(config.hidden_size, kv_width)
         self.v_proj = nn.Linear(config.hidden_size, kv_width)
         self.o_proj = nn.Linear(q_width, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: LayerAttend) -> Tensor:
         batch, length, _ = x.shape
         q, k, v = (
             proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)  # (B, H or Hkv, L, D)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
-        out = attend(self.index, q, k, v)
+        out = attend(q, k, v)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
 
 
@@ -88,14 +89,14 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: TextConfig, index: int):
+    def __init__(self, config: TextConfig):
         super().__init__()
-        self.self_attn = Attention(config, index)
+        self.self_attn = Attention(config)
         self.mlp = MLP(config)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: LayerAttend) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -105,15 +106,15 @@ class TextModel(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(self, embeds: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """embeds (B, L, hidden), positions (3, L) or (3, B, L) -> hidden states (B, L, hidden)."""
         cos, sin = mrope(positions, self.config, embeds.dtype)
         x = embeds
-        for layer in self.layers:
-            x = layer(x, cos, sin, attend)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, attend(i))
         return self.norm(x)
 
 

@@ -85,7 +85,7 @@ def driving_schema(name: str, times_s: Sequence[float], explanation: int, intege
     return Schema(name, sections, tuple(times_s), integers, decimals)
 
 
-NANO = driving_schema("nano", [0.5, 1.0, 1.5, 2.0, 2.5, 3.0], explanation=12, integers=2)
+NANO = driving_schema("nano", [0.5, 1.0, 1.5, 2.0, 2.5, 3.0], explanation=12, integers=2, decimals=1)
 SCHEMAS = {NANO.name: NANO}
 
 

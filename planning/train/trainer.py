@@ -39,11 +39,11 @@ class TrainConfig:
     seconds: float = 600.0
     max_steps: int = 1_000_000
     batch: int = 256
-    peak_lr: float = 1.2e-3
+    peak_lr: float = 1.5e-3
     final_lr: float = 1e-5
     warmup: float = 0.03  # share of progress
     weight_decay: float = 0.05
-    ar_fraction: float = 0.3
+    ar_fraction: float = 0.45
     history_dropout: float = 0.5
     full_mask_probability: float = 0.3
     ema: float = 0.999
@@ -85,8 +85,8 @@ class Trainer:
         self.generator = torch.Generator(device).manual_seed(config.seed)
         self.numpy_rng = np.random.default_rng(config.seed)
         if config.compile:
-            self.model.model.language_model.compile()
-            self.model.model.visual.compile()
+            for block in (*self.model.model.language_model.layers, *self.model.model.visual.blocks):
+                block.compile()  # block by block: one short compilation serves all blocks of a kind
 
     def run(self) -> Validation:
         """Train until the budget is spent; returns the last validation and writes the averaged model."""
@@ -129,7 +129,7 @@ class Trainer:
             embeds = self._embed_prompt(pick)
             answer = self.data.answer[pick].long()
             if progress < config.ar_fraction:
-                parts = ar_loss(self.model, embeds, self.positions, answer)
+                parts = ar_loss(self.model, embeds, self.positions, answer, self.template)
             else:
                 share = (progress - config.ar_fraction) / (1 - config.ar_fraction)
                 size = block_size_at(share / 0.6, self.model.config.bd_size)
@@ -170,7 +170,8 @@ class Trainer:
         current = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
         self.model.eval()
-        result = validate(self.model, self.data, self.template, self.positions, self.grids)
+        with torch.compiler.set_stance("force_eager"):  # growing caches would compile anew at every length
+            result = validate(self.model, self.data, self.template, self.positions, self.grids)
         self.model.load_state_dict(current)
         self.model.train()
         return result
