@@ -108,9 +108,14 @@ class Display:
     def renderer(self) -> str:
         """What draws: e.g. "EGL llvmpipe (LLVM 15.0.6, 256 bits), Mesa 22.3.6"."""
         gsg = self._buffer.getGsg()
-        if self._buffer.getPipe().getInterfaceName() != "OpenGL":
+        if self.basic:
             return "Panda3D software (p3tinydisplay)"
         return f"EGL {gsg.getDriverRenderer()}, {gsg.getDriverVersion().split(') ')[-1]}"
+
+    @property
+    def basic(self) -> bool:
+        """Whether Panda3D's own rasteriser draws."""
+        return self._buffer.getPipe().getInterfaceName() != "OpenGL"
 
     def _open(self, names: list[str]) -> GraphicsOutput:
         properties = FrameBufferProperties()

@@ -209,7 +209,8 @@ def _ground_floor(which: int) -> tuple[F64, F64]:
             if door:
                 draw.rectangle((x + 24, 20, x + 40, 63), fill=(40, 42, 46))
                 draw.rectangle((x + 26, 22, x + 38, 61), fill=(96, 108, 116))
-            light[20:55, x + 6 : x + 58] = np.array([255.0, 232, 190]) * rng.uniform(0.5, 0.9)
+            if rng.random() < 0.6:
+                light[20:55, x + 6 : x + 58] = np.array([255.0, 232, 190]) * rng.uniform(0.5, 0.9)
         elif bay in (0, 2):
             colour = [(96, 52, 40), (44, 66, 58), (52, 60, 84), (110, 92, 70)][int(rng.integers(4))]
             draw.rectangle((x + 18, 10, x + 46, 63), fill=(228, 224, 216))

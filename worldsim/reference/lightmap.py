@@ -97,11 +97,11 @@ def light_map(plan: TownPlan, weather: Weather) -> LightMap:
 def _lamp_pools(lamps: tuple[StreetLamp, ...], x0: float, y0: float, scale: float) -> F64:
     """(P, P) light of the street lamps on the ground."""
     pools = np.zeros((PIXELS, PIXELS), np.float32)
-    reach = 11.0
+    reach = 19.0
     half = math.ceil(reach * scale)
     axis = np.arange(-half, half + 1) / scale
     r2 = axis[:, None] ** 2 + axis[None, :] ** 2
-    stamp = (0.62 * np.clip(1 - r2 / reach**2, 0, 1) ** 2 / (1 + r2 / 14)).astype(np.float32)
+    stamp = (0.72 * np.clip(1 - r2 / reach**2, 0, 1) ** 2 / (1 + r2 / 60)).astype(np.float32)
     for lamp in lamps:
         u = round((lamp.x + 1.6 * math.cos(lamp.yaw) - x0) * scale)
         v = round((lamp.y + 1.6 * math.sin(lamp.yaw) - y0) * scale)

@@ -110,7 +110,7 @@ def roads_taken(streets: Streets, margin: float, bounds: tuple[float, float, flo
     for shape, width in streets.crossings:
         ground.take_line(shape, width + 2 * margin)
     if walks:
-        for polygon in (*streets.junctions, *streets.walking_areas):
+        for polygon in (*streets.junctions, *streets.corners, *streets.walked_road):
             ground.take_polygon(polygon, margin)
     return ground
 

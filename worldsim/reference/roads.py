@@ -91,9 +91,8 @@ def draw_roads(streets: Streets, mesh: Mesh) -> None:
     """Asphalt, then everything painted on it."""
     for outline in streets.junctions:
         polygon(mesh, outline, 0.0, ASPHALT)
-    for area in streets.walking_areas:
-        if crosses_lanes(area, streets):  # people walk over the road here: leave it asphalt, lanes go on top
-            polygon(mesh, area, 0.0, ASPHALT)
+    for area in streets.walked_road:
+        polygon(mesh, area, 0.0, ASPHALT)
     for lane in streets.lanes:
         if lane.use == "drive":
             _carriageway(mesh, lane)
@@ -112,29 +111,12 @@ def draw_paving(streets: Streets, forecourts: Iterable[tuple[F64, float]], mesh:
     """Forecourts and paths (polyline, width), street corners, sidewalks."""
     for shape, width in forecourts:
         ribbon(mesh, shape, width, 0.0, np.array(PAVING) * 0.9)
-    for area in streets.walking_areas:
-        if not crosses_lanes(area, streets):
-            polygon(mesh, area, 0.0, PAVING)
-            ribbon(mesh, np.vstack([area, area[:1]]), 0.24, 0.0, KERB)
+    for area in streets.corners:
+        polygon(mesh, area, 0.0, PAVING)
+        ribbon(mesh, np.vstack([area, area[:1]]), 0.24, 0.0, KERB)
     for lane in streets.lanes:
         if lane.use == "walk":
             _sidewalk(mesh, lane)
-
-
-def crosses_lanes(area: F64, streets: Streets) -> bool:
-    """Whether a lane for vehicles runs through a polygon (N, 2), inside a junction or before it."""
-    low, high = area.min(0), area.max(0)
-    a, b = area, np.roll(area, -1, 0)
-    for shape in (*(lane.shape for lane in streets.lanes if lane.use != "walk"), *(s for s, _ in streets.inner_lanes)):
-        near = shape[((shape > low) & (shape < high)).all(1)]
-        if len(near):
-            x, y = near[:, :1], near[:, 1:]
-            rising = (a[:, 1] > y) != (b[:, 1] > y)
-            rise = np.where(np.abs(b[:, 1] - a[:, 1]) < 1e-9, 1e-9, b[:, 1] - a[:, 1])
-            left = rising & (x < (b[:, 0] - a[:, 0]) * (y - a[:, 1]) / rise + a[:, 0])
-            if (left.sum(1) % 2 == 1).any():
-                return True
-    return False
 
 
 def _carriageway(mesh: Mesh, lane: Lane) -> None:

@@ -1,7 +1,7 @@
 """Traffic lights: where the heads stand, and their lamps, recoloured each tick from the SUMO state string.
 
-Every approach has a low head at its stop line and, because a car that waits there no longer sees that one well, heads
-across the junction: one on the far post and one per group of links on its mast arm, over the lanes they rule.  Lamps are
+Every approach has low heads at its stop line and, because a car that waits there no longer sees those well, heads across
+the junction: low ones, and one per group of links on a mast arm over the lanes that the group rules.  Lamps are
 larger than life (`NEAR_LAMP_M`, `FAR_LAMP_M`), so that a 224 x 112 camera resolves them at stopping distance.
 """
 
@@ -17,8 +17,8 @@ from efficientgen.worldsim.reference.mesh import DynamicMesh, Mesh, baked_rows, 
 from efficientgen.worldsim.reference.occupancy import Occupancy
 from efficientgen.worldsim.reference.streets import Approach, Streets
 
-NEAR_LAMP_M = 0.2
-FAR_LAMP_M = 0.27
+NEAR_LAMP_M = 0.25
+FAR_LAMP_M = 0.26
 SIDES = 9
 FLASH_NS = 500_000_000
 STEEL = (0.36, 0.37, 0.38)
@@ -40,7 +40,6 @@ class Head:
     z: float
     heading: F64
     lamp: float  # radius, m
-    arrow: str = ""  # "l" where the head rules a left turn only
     foot: bool = False  # stands on a post of its own
 
 
@@ -54,53 +53,66 @@ class Mast:
 
 
 def place_signals(streets: Streets, road: Occupancy) -> tuple[tuple[Head, ...], tuple[Mast, ...]]:
-    """Heads and masts of every approach; posts never stand on `road`."""
-    heads: list[Head] = []
-    masts: list[Mast] = []
+    """Heads and masts of every approach; posts never stand on `road`, to which the view of the near heads is added."""
+    heads = [head for approach in streets.approaches for head in _near_heads(approach, road)]
+    for head in heads:  # no other post may stand before a head
+        at = np.array([head.x, head.y])
+        road.take_line(np.array([at + 1.0 * head.heading, at - 30.0 * head.heading]), 1.6)
+    masts = []
     for approach in streets.approaches:
-        heads.append(_near_head(approach, road))
-        far_heads, mast = _far_heads(approach, road)
-        heads += far_heads
+        far, mast = _far_heads(approach, road)
+        heads += far
         masts.append(mast)
     return tuple(heads), tuple(masts)
 
 
-def _near_head(approach: Approach, road: Occupancy) -> Head:
-    right = np.array([approach.heading[1], -approach.heading[0]])
-    edge = approach.stops[0] + right * (approach.lane_width / 2)
-    spots = [edge + right * side + approach.heading * ahead for ahead in (0.6, -0.2, -1.0) for side in (0.45, 0.8, 1.2)]
-    spot = next((p for p in spots if road.free_disc(p[0], p[1], 0.15)), spots[0])
-    return Head(
-        approach.signal, approach.groups[0][0], spot[0], spot[1], 2.75, approach.heading, NEAR_LAMP_M, foot=True
-    )
+def _near_heads(approach: Approach, road: Occupancy) -> list[Head]:
+    """A post right of the stop line; further groups have their heads above the main one."""
+    edge = approach.stops[0] + approach.right * (approach.lane_width / 2)
+    spots = [edge + approach.right * side + approach.heading * ahead for ahead in (0.6, -0.2, -1.0) for side in (0.45, 0.8, 1.2)]
+    x, y = next((p for p in spots if road.free_disc(p[0], p[1], 0.15)), spots[0])
+    return [
+        Head(approach.signal, link, x, y, 2.75 + 1.85 * k, approach.heading, NEAR_LAMP_M, foot=True)
+        for k, (link, _) in enumerate(approach.groups)
+    ]  # fmt: skip
 
 
 def _far_heads(approach: Approach, road: Occupancy) -> tuple[list[Head], Mast]:
-    along, right = approach.heading, np.array([approach.heading[1], -approach.heading[0]])
-    first = approach.stops[0]
+    """A mast at the far right with a low head and an arm over the lanes; low heads of further groups at the far left."""
+    along, right = approach.heading, approach.right
     depth = _depth_across(approach.junction, approach.stops.mean(0), along)
-    post = first + along * (depth + 1.0) + right * (approach.lane_width / 2 + 1.0)
-    best = math.inf
+    beyond = approach.stops[0] + along * depth
+    mast_at = _far_spot(beyond, along, right, approach.lane_width / 2, np.arange(-3.0, 11.0, 0.5), 0.8, road)
+    heads = [_far_head(approach, 0, mast_at - along * 0.3, 3.0)]
+    width = float((approach.stops[-1] - approach.stops[0]) @ -right)  # between the outer lanes' centrelines
+    over = [width / 2 + 0.2] if len(approach.groups) == 1 else [0.0]
+    over += [width + 0.4 + 1.3 * k for k in range(len(approach.groups) - 1)]
+    base = float((mast_at - approach.stops[0]) @ -right)
+    for group, left in enumerate(over):
+        heads.append(_far_head(approach, group, mast_at - right * (left - base) - along * 0.25, 5.15))
+    for group in range(1, len(approach.groups)):
+        left = beyond - right * (width + approach.lane_width / 2)
+        spot = _far_spot(left, along, -right, 0.0, np.arange(-1.0, 18.0, 0.5), 1.0 + 0.9 * (group - 1), road)
+        heads.append(_far_head(approach, group, spot, 3.0, foot=True))
+    return heads, Mast(float(mast_at[0]), float(mast_at[1]), -right * (max(over) - base + 0.3))
+
+
+def _far_head(approach: Approach, group: int, at: F64, z: float, foot: bool = False) -> Head:
+    return Head(approach.signal, approach.groups[group][0], float(at[0]), float(at[1]), z, approach.heading, FAR_LAMP_M, foot)
+
+
+def _far_spot(
+    border: F64, along: F64, sideways: F64, start: float, sides: F64, wanted: float, road: Occupancy
+) -> F64:  # fmt: skip
+    """The free place for a post behind the junction nearest to `wanted` m sideways of `border`."""
+    best, found = math.inf, border + along * 1.0 + sideways * (start + wanted)
     for ahead in np.arange(0.5, 9.0, 0.75):
-        for side in np.arange(-3.0, 11.0, 0.5):
-            spot = first + along * (depth + ahead) + right * (approach.lane_width / 2 + side)
-            cost = abs(side - 0.8) + 0.6 * ahead
+        for side in sides:
+            spot = border + along * ahead + sideways * (start + side)
+            cost = abs(side - wanted) + 0.6 * ahead
             if cost < best and road.free_disc(spot[0], spot[1], 0.3):
-                best, post = cost, spot
-    # the arm reaches over the lanes that the groups rule: the main group over the right half, others further left
-    spread = (approach.stops - first) @ -right  # lateral positions of the lanes, to the left
-    offsets = [float(spread[0] + spread[-1]) / 2 if len(approach.groups) == 1 else float(spread[0])]
-    offsets += [float(spread[-1]) + 0.4 + 1.3 * k for k in range(len(approach.groups) - 1)]
-    if len(approach.groups) == 1:
-        offsets[0] += 0.2
-    base = float((post - first) @ -right)
-    heads = [
-        Head(approach.signal, link, *(post + -right * (offset - base) - along * 0.25), 5.15, along, FAR_LAMP_M,
-             "l" if k and turns <= {"l", "L", "t"} else "")
-        for k, ((link, turns), offset) in enumerate(zip(approach.groups, offsets, strict=True))
-    ]  # fmt: skip
-    heads.append(Head(approach.signal, approach.groups[0][0], *(post - along * 0.3), 3.0, along, FAR_LAMP_M))
-    return heads, Mast(float(post[0]), float(post[1]), -right * (max(offsets) - base + 0.3))
+                best, found = cost, spot
+    return found
 
 
 def _depth_across(junction: F64, start: F64, along: F64) -> float:
@@ -143,7 +155,7 @@ def draw_posts(heads: tuple[Head, ...], masts: tuple[Mast, ...], mesh: Mesh, det
         elif head.z > 4:
             mesh.tube((head.x, head.y, head.z), (head.x, head.y, 5.95), 0.04, STEEL, sides=4)
         face = np.array([head.x, head.y]) - 0.12 * head.heading
-        mesh.box((*face, head.z - 3.9 * r), (0.05, 3.1 * r, 7.8 * r), HOUSING, yaw)  # backplate
+        mesh.box((*face, head.z - 3.6 * r), (0.05, 2.8 * r, 7.2 * r), HOUSING, yaw)  # backplate
         if detail > 0:
             continue
         mesh.box((*(face - 0.05 * head.heading), head.z - 3.4 * r), (0.12, 2.3 * r, 6.8 * r), (0.075, 0.078, 0.08), yaw)
@@ -166,9 +178,8 @@ class Lamps:
             side = np.array([head.heading[1], -head.heading[0], 0.0])  # to the right for who looks at the lamp
             centre = np.array([head.x, head.y, head.z + 2.2 * head.lamp * (1 - which)])
             centre[:2] -= 0.25 * head.heading
-            outline = rim if not head.arrow else rim * np.where(rim[:, :1] < 0, 1.0, [[0.35, 0.6]])
             discs.append(
-                centre + head.lamp * np.vstack([outline[:, :1] * side + outline[:, 1:] * [0, 0, 1], [0, 0, 0]])
+                centre + head.lamp * np.vstack([rim[:, :1] * side + rim[:, 1:] * [0, 0, 1], [0, 0, 0]])
             )
             triangles.append(fan + k * (SIDES + 1))
             square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 3.2 * head.lamp

@@ -54,6 +54,11 @@ class Approach:
     groups: tuple[tuple[int, frozenset[str]], ...]
     junction: F64  # (M, 2) polygon
 
+    @property
+    def right(self) -> F64:
+        """(2,) unit vector to the right of the direction of travel."""
+        return np.array([self.heading[1], -self.heading[0]])
+
 
 @dataclass(frozen=True)
 class Streets:
@@ -62,7 +67,8 @@ class Streets:
     lanes: tuple[Lane, ...]
     inner_lanes: tuple[tuple[F64, float], ...]  # (shape, width) inside junctions
     crossings: tuple[tuple[F64, float], ...]
-    walking_areas: tuple[F64, ...]
+    corners: tuple[F64, ...]  # where people wait and turn
+    walked_road: tuple[F64, ...]  # areas for walking that a lane for vehicles runs through
     junctions: tuple[F64, ...]
     approaches: tuple[Approach, ...]
     bounds: tuple[float, float, float, float]  # x0, y0, x1, y1
@@ -120,8 +126,10 @@ def read_streets(path: Path) -> Streets:
         if node.getType() != "dead_end" and len(node.getShape()) > 2
     ]
     x0, y0, x1, y1 = net.getBoundary()
+    driven = [lane.shape for lane in lanes if lane.use != "walk"] + [shape for shape, _ in inner]
+    walked_road = [area for area in areas if len(area) > 2 and any(_enters(shape, area) for shape in driven)]
     return Streets(
-        tuple(lanes), tuple(inner), tuple(crossings), tuple(a for a in areas if len(a) > 2),
+        tuple(lanes), tuple(inner), tuple(crossings), tuple(a for a in areas if len(a) > 2 and not any(a is w for w in walked_road)), tuple(walked_road),
         tuple(j for j in junctions if len(j) > 2), tuple(approaches), (x0, y0, x1, y1),
     )  # fmt: skip
 
@@ -134,6 +142,18 @@ def _outline(shape: Any) -> F64:
         return ring
     back = np.vstack([ring[half:], ring[:1]])
     return np.vstack([polyline.simplify(ring[: half + 1], SIMPLIFY_M)[:-1], polyline.simplify(back, SIMPLIFY_M)[:-1]])
+
+
+def _enters(shape: F64, area: F64) -> bool:
+    """Whether a point of a polyline lies inside a polygon (N, 2) (crossing number)."""
+    near = shape[((shape > area.min(0)) & (shape < area.max(0))).all(1)]
+    if not len(near):
+        return False
+    x, y = near[:, :1], near[:, 1:]
+    a, b = area, np.roll(area, -1, 0)
+    rise = np.where(np.abs(b[:, 1] - a[:, 1]) < 1e-9, 1e-9, b[:, 1] - a[:, 1])
+    left = ((a[:, 1] > y) != (b[:, 1] > y)) & (x < (b[:, 0] - a[:, 0]) * (y - a[:, 1]) / rise + a[:, 0])
+    return bool((left.sum(1) % 2 == 1).any())
 
 
 def _use(lane: Any) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from panda3d.core import (
     AlphaTestAttrib,
     ColorBlendAttrib,
+    DepthTestAttrib,
     Fog,
     LODNode,
     NodePath,
@@ -41,10 +42,14 @@ NEAR_M, MIDDLE_M, FAR_M = 38.0, 95.0, 300.0  # tiles of trees and furniture chan
 
 
 class TownScene:
-    """Everything that a camera can see in one town; `show` moves it to one tick."""
+    """Everything that a camera can see in one town; `show` moves it to one tick.
 
-    def __init__(self, streets: Streets, weather: Weather, seed: int) -> None:
-        self.weather = weather
+    `basic` suits Panda3D's own rasteriser, which has a coarse depth buffer and cannot add textures: ground and sky are
+    then drawn first, without depth test, and windows stay dark at night.
+    """
+
+    def __init__(self, streets: Streets, weather: Weather, seed: int, basic: bool = False) -> None:
+        self.weather, self._basic = weather, basic
         self.root = NodePath("town")
         self.plan = plan_town(streets, seed)
         self._light = light_map(self.plan, weather)
@@ -65,6 +70,7 @@ class TownScene:
 
     def close(self) -> None:
         """Frees geometry and textures."""
+        self.traffic.close()
         self.root.removeNode()
 
     def _light_of(self, normals: np.ndarray) -> np.ndarray:
@@ -77,9 +83,8 @@ class TownScene:
         node.attachNewNode(static_node("dome", mesh))
         node.setTexture(sky.panorama(self.weather))
         node.setFogOff(1)
-        node.setDepthWrite(False)
         node.setTwoSided(True)
-        node.setBin("fixed", 12)
+        self._paint(node, -1 if self._basic else 12)
         node.node().setBounds(OmniBoundingVolume())
         node.node().setFinal(True)
         return node
@@ -106,8 +111,15 @@ class TownScene:
             group.setTexture(stage, picture)
             group.setTexScale(stage, 1 / light.extent, 1 / light.extent)
             group.setTexOffset(stage, -light.x0 / light.extent, -light.y0 / light.extent)
-            group.setBin("fixed", sort)
-            group.setDepthWrite(name == "terrain")
+            self._paint(group, sort)
+            group.setDepthWrite(name == "terrain" and not self._basic)
+
+    def _paint(self, node: NodePath, sort: int) -> None:
+        """Draws a node at its place in the painter's order of flat things, without writing depth."""
+        node.setDepthWrite(False)
+        node.setBin("background" if self._basic else "fixed", sort)
+        if self._basic:
+            node.setAttrib(DepthTestAttrib.make(RenderAttrib.MAlways))
 
     def _add_built(self) -> None:
         near, far = Mesh(facades.WHITE), Mesh(facades.WHITE)
@@ -122,7 +134,7 @@ class TownScene:
             _add_level(switch, far_tiles.get(tile), 1000.0, MIDDLE_M)
             group.attachNewNode(switch)
         group.setTexture(day)
-        if self.weather.lamps > 0:
+        if self.weather.lamps > 0 and not self._basic:
             stage = TextureStage("lit windows")
             stage.setSort(5)
             stage.setMode(TextureStage.MAdd)
@@ -172,10 +184,12 @@ class TownScene:
         self.traffic.root.reparentTo(self.root)
         shadows = self.root.attachNewNode(self.traffic.shadows.node)
         shadows.setTransparency(TransparencyAttrib.MAlpha)
-        _flat_effect(shadows, 10)
+        self._paint(shadows, 10)
         beams = self.root.attachNewNode(self.traffic.beams.node)
         _additive(beams, textures.beam())
-        _flat_effect(beams, 11)
+        self._paint(beams, 11)
+        for flat in (shadows, beams):
+            flat.setTwoSided(True)
         lamps = self.root.attachNewNode(self.lamps.discs.node)
         lamps.setFogOff(1)
         for node in (self.lamps.halos.node, self.traffic.glows.node):
@@ -223,13 +237,6 @@ def _bulb() -> Mesh:
     mesh = Mesh()
     mesh.box((1.6, 0, 6.2), (0.6, 0.3, 0.1), (1.0, 0.9, 0.66))
     return mesh
-
-
-def _flat_effect(node: NodePath, sort: int) -> None:
-    """Painted onto the ground."""
-    node.setDepthWrite(False)
-    node.setTwoSided(True)
-    node.setBin("fixed", sort)
 
 
 def _additive(node: NodePath, texture: Texture) -> None:

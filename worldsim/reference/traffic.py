@@ -128,6 +128,14 @@ class Traffic:
             self._draw_beams(moving, frame)
             self._draw_glows(moving)
 
+    def close(self) -> None:
+        """Lets go of the lights: they are below the node that they light, a cycle that would keep the town alive."""
+        self.root.clearLight()
+        for node, _ in self._nodes.values():
+            node.removeNode()
+        self._nodes.clear()
+        self.root.removeNode()
+
     def _place(self, actor: Actor, wanted: tuple[ActorKind, int, int, bool], sun: float) -> None:
         known = self._nodes.get(actor.id)
         node = known[0] if known else NodePath("actor")

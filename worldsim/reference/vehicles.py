@@ -63,29 +63,18 @@ def car(shape: CarShape, paint: Colour, braking: bool) -> tuple[Mesh, Mesh]:
         for side in (-1, 1):
             _wheel(body, x, side * half, 0.335, side, arch=sill)
     front, rear = length / 2, -length / 2
-    low, high = shape.deck[0][1] - 0.18, shape.deck[0][1] + 0.06
+    low, high, nose = shape.deck[0][1] - 0.18, shape.deck[0][1] + 0.06, shape.deck[-1][1]
     for side in (-1, 1):
-        body_panel(
-            lamps, rear + 0.012, side, 0.62 * half, 0.95 * half, low, high, TAIL_LIT if braking else TAIL_DARK, -1
-        )
-        body_panel(
-            lamps,
-            front - 0.07,
-            side,
-            0.58 * half,
-            0.93 * half,
-            shape.deck[-1][1] + 0.02,
-            shape.deck[-1][1] + 0.14,
-            HEADLAMP,
-            1,
-        )
+        tail = TAIL_LIT if braking else TAIL_DARK
+        body_panel(lamps, rear - 0.008, side, 0.52 * half, 0.85 * half, low, high - 0.05, tail, -1)
+        body_panel(lamps, front + 0.008, side, 0.44 * half, 0.76 * half, nose - 0.13, nose - 0.02, HEADLAMP, 1)
         body.box((0.17 * length, side * (half + 0.08), shape.belt - 0.02), (0.12, 0.2, 0.15), colour * 0.85)
     if braking:
         body_panel(lamps, -0.40 * length - 0.02, 1, -0.2, 0.2, shape.roof - 0.1, shape.roof - 0.05, TAIL_LIT, -1)
     body_panel(body, rear - 0.015, 1, -0.27, 0.27, 0.52, 0.63, (0.86, 0.86, 0.82), -1)
     body_panel(body, rear - 0.01, 1, -0.8 * half, 0.8 * half, 0.26, 0.40, TRIM, -1)
-    body_panel(body, front + 0.012, 1, -0.62 * half, 0.62 * half, 0.36, 0.54, TRIM, 1)
-    body_panel(body, front + 0.02, 1, -0.25, 0.25, 0.42, 0.52, (0.86, 0.86, 0.82), 1)
+    body_panel(body, front + 0.012, 1, -0.62 * half, 0.62 * half, 0.27, 0.40, TRIM, 1)
+    body_panel(body, front + 0.02, 1, -0.25, 0.25, 0.30, 0.40, (0.86, 0.86, 0.82), 1)
     return body, lamps
 
 
@@ -138,11 +127,11 @@ def _lower_body(mesh: Mesh, shape: CarShape, colour: F64, length: float, half: f
         tone = np.array([0.42, 0.72, 0.92, 1.0, 1.04, 1.06])
         tones.append(np.r_[tone, tone[::-1]][:, None] * colour)
     rings_array = np.array(rings)
-    mesh.loft(rings_array[:, ::-1], np.array(tones)[:, ::-1], closed=False)
+    mesh.loft(rings_array, np.array(tones), closed=False)
     for k, normal in ((0, (-1.0, 0, 0)), (-1, (1.0, 0, 0))):
         ring = rings_array[k]
         fan = np.c_[np.zeros(len(ring) - 2), np.arange(1, len(ring) - 1), np.arange(2, len(ring))].astype(int)
-        mesh.add(ring, normal, np.array(tones)[k] * 0.95, fan if k == 0 else fan[:, ::-1])
+        mesh.add(ring, normal, np.array(tones)[k] * 0.95, fan[:, ::-1] if k == 0 else fan)
 
 
 def _greenhouse(mesh: Mesh, shape: CarShape, colour: F64, length: float, half: float) -> None:
@@ -173,7 +162,7 @@ def _greenhouse(mesh: Mesh, shape: CarShape, colour: F64, length: float, half: f
     for x, lift in zip(xs, (-0.03, 0.035, 0.04, -0.02), strict=True):
         ys = np.array([1.04, 0.9, 0.4, -0.4, -0.9, -1.04]) * wt
         rings.append(np.c_[np.full(6, x), ys, zt + np.array([-0.03, lift, lift + 0.02, lift + 0.02, lift, -0.03])])
-    mesh.loft(np.array(rings)[:, ::-1], colour * 1.05, closed=False)
+    mesh.loft(np.array(rings), colour * 1.05, closed=False)
 
 
 def _wheel(mesh: Mesh, x: float, y: float, radius: float, side: int, arch: float = 0.0, width: float = 0.22) -> None:

@@ -61,7 +61,7 @@ class Weather:
 
 WEATHERS: dict[str, Weather] = {
     "day": Weather(
-        sun_azimuth=228, sun_elevation=40, sun=(0.80, 0.72, 0.58), sky=(0.46, 0.51, 0.60), bounce=(0.34, 0.33, 0.31),
+        sun_azimuth=228, sun_elevation=40, sun=(0.78, 0.70, 0.56), sky=(0.52, 0.56, 0.64), bounce=(0.40, 0.39, 0.37),
         zenith=(0.26, 0.47, 0.76), horizon=(0.76, 0.84, 0.91), cloud=(0.98, 0.98, 0.97), cloud_shade=(0.70, 0.74, 0.80),
         cloud_cover=0.45, fog=0.0016,
     ),
@@ -71,7 +71,7 @@ WEATHERS: dict[str, Weather] = {
         cloud_cover=0.5, fog=0.003, lamps=0.35, headlights=0.45,
     ),
     "night": Weather(
-        sun_azimuth=130, sun_elevation=55, sun=(0.05, 0.06, 0.09), sky=(0.12, 0.13, 0.18), bounce=(0.10, 0.09, 0.08),
+        sun_azimuth=130, sun_elevation=55, sun=(0.05, 0.06, 0.09), sky=(0.15, 0.16, 0.21), bounce=(0.17, 0.15, 0.12),
         zenith=(0.02, 0.03, 0.07), horizon=(0.10, 0.11, 0.16), cloud=(0.13, 0.13, 0.17), cloud_shade=(0.06, 0.07, 0.10),
         cloud_cover=0.4, fog=0.004, lamps=1.0, headlights=1.0,
     ),

@@ -64,7 +64,7 @@ class ReferenceWorld:
         if place not in self._towns:
             while len(self._towns) >= CACHED_TOWNS:
                 self._towns.popitem(last=False)[1].close()
-            self._towns[place] = TownScene(read_streets(place[0]), style, seed)
+            self._towns[place] = TownScene(read_streets(place[0]), style, seed, self._display.basic)
         self._towns.move_to_end(place)
         self._town = self._towns[place]
         self._display.root.reparentTo(self._town.root)
