@@ -1,4 +1,4 @@
-"""Packaging of efficientgen: the library rooms under `efficientgen`, the ROS 2 nodes and CLI under `efficientgen_ros`."""
+"""Packaging: the library rooms under `efficientgen`, the ROS 2 nodes and the CLI under `efficientgen_ros`."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=packages(),
-    package_data={"efficientgen": ["py.typed"]},
+    package_data={"efficientgen": ["py.typed"], "efficientgen.eval": ["page/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/efficientgen"]),
         ("share/efficientgen", ["package.xml"]),

@@ -137,7 +137,8 @@ class Source(str, Enum):
 class Trajectory:
     """A time-parameterised path anchored in `map`: rear-axle points (M, 2) m, `times_s` (M,) s after `stamp_ns`.
 
-    The first point is the rear axle at `stamp_ns` (`times_s[0] == 0`).  After the last time the car holds the last point.
+    The first point is the rear axle at `stamp_ns` (`times_s[0] == 0`).  After the last time the car holds the last
+    point.
     """
 
     stamp_ns: int

@@ -2,7 +2,7 @@
 
 Parameter names equal the released checkpoints' (`patch_embed.proj.weight`, `blocks.N.attn.qkv.*`, `merger.mlp.*`).
 Patches are put in window order once; windows and whole images are then contiguous runs, so both attention patterns are
-a reshape when the runs have equal length, and a padded gather otherwise.  (Qwen2.5-VL report, 2502.13923, section 2.1.1)
+a reshape when the runs have equal length, and a padded gather otherwise (Qwen2.5-VL, 2502.13923, section 2.1.1).
 """
 
 from __future__ import annotations

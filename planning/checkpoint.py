@@ -32,8 +32,8 @@ class CheckpointError(ValueError):
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
     """`config` in the layout of transformers' Qwen2.5-VL, plus our keys."""
     text = {k: v for k, v in dataclasses.asdict(config.text).items() if k not in ("mrope_section", "rope_theta")}
-    rope = {"type": "default", "rope_type": "default", "mrope_section": list(config.text.mrope_section)}
-    rope["rope_theta"] = config.text.rope_theta
+    rope: dict[str, Any] = {"type": "default", "rope_type": "default"}
+    rope |= {"mrope_section": list(config.text.mrope_section), "rope_theta": config.text.rope_theta}
     vision = {k: v for k, v in dataclasses.asdict(config.vision).items() if k not in ("rope_theta", "rms_norm_eps")}
     vision |= {"fullatt_block_indexes": list(config.vision.fullatt_block_indexes), "patch_size": PATCH}
     vision |= {"temporal_patch_size": TEMPORAL_PATCH, "spatial_merge_size": MERGE, "hidden_act": "silu"}

@@ -81,7 +81,8 @@ def decode_ar(
 
     Lossless against: itself; it is the definition that `decode_scaffold_spec` is compared with.
     """
-    counts, ids = Counts(), []
+    counts = Counts()
+    ids: list[int] = []
     run = runner(model, cache, next_position, counts)
     logits = prompt_logits[None]
     for i in range(len(template.scaffold)):
@@ -100,7 +101,8 @@ def decode_scaffold_spec(
     Lossless against `decode_ar` of the same weights, allow-lists and scaffold, in exact arithmetic.
     """
     mask = model.config.mask_token_id
-    counts, ids = Counts(), []
+    counts = Counts()
+    ids: list[int] = []
     run = runner(model, cache, next_position, counts)
     previous = prompt_logits[None]  # logits that predict position i
     for _, end in template.blocks:

@@ -1,10 +1,10 @@
-"""The training-time sequence of block diffusion and who may see whom in it (Fast-dVLM 2604.06832, Fast-dDrive 2605.23163).
+"""The training-time row of block diffusion and who may see whom in it (Fast-dVLM 2604.06832, Fast-dDrive 2605.23163).
 
 One row holds [clean prompt | clean answer | noisy answer A | noisy answer B].  A and B are the complementary pair: B
 masks what A left visible.  They share the clean stream, which the papers' doubled batch computes twice, and the noisy
 prompt is left out, because no answer token ever looks at it.  Rules, with `turn` the block of an answer position:
-clean sees clean at or before it (causal context); noisy sees the clean prompt, clean answer tokens of earlier blocks and
-its own copy's tokens of the same block; nothing clean sees anything noisy; A and B do not see each other.
+clean sees clean at or before it (causal context); noisy sees the clean prompt, clean answer tokens of earlier blocks
+and its own copy's tokens of the same block; nothing clean sees anything noisy; A and B do not see each other.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def complementary_noise(
 ) -> Tensor:
     """Bool (B, 2, L), True where copy A or B hides a token; every maskable token is hidden in exactly one of them.
 
-    Noise level t ~ Beta(alpha, beta) per row and section (`alpha_beta` (sections, 2)), probability (1 - eps) t + eps with
-    eps = 1e-3.  With `full_probability` copy A of a row hides all values, the state that drafting starts from.
+    Noise level t ~ Beta(alpha, beta) per row and section (`alpha_beta` (sections, 2)), probability (1 - eps) t + eps
+    with eps = 1e-3.  With `full_probability` copy A of a row hides all values, the state that drafting starts from.
     """
     device = maskable.device
     ab = alpha_beta.to(device).expand(batch, -1, -1)

@@ -118,15 +118,22 @@ class TextModel(nn.Module):
         return self.norm(x)
 
 
+class Towers(nn.Module):
+    """What the checkpoints call `model`: the vision tower and the text model that reads its tokens."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.visual = VisionTower(config.vision)
+        self.language_model = TextModel(config.text)
+
+
 class VisionLanguageModel(nn.Module):
     """Qwen2.5-VL: `model.visual`, `model.language_model` and a (tied) head."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.model = nn.Module()
-        self.model.visual = VisionTower(config.vision)
-        self.model.language_model = TextModel(config.text)
+        self.model = Towers(config)
         if not config.text.tie_word_embeddings:
             self.lm_head = nn.Linear(config.text.hidden_size, config.text.vocab_size, bias=False)
 

@@ -1,4 +1,4 @@
-"""The structured answer as data: literal text the model never has to invent, and slots it fills (Fast-dDrive, 2605.23163).
+"""The structured answer as data: literal text that is never invented, slots to fill (Fast-dDrive, 2605.23163).
 
 A `Schema` is a list of literals and slots, grouped in sections.  `compile_template` turns it into token arrays: the
 scaffold token or none at every position, the allow-list of every slot position, and the section blocks that diffusion

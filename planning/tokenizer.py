@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from tokenizers import Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as HFTokenizer
@@ -52,7 +53,7 @@ class Tokenizer:
         return list(encoding.ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return "".join(self.backend.id_to_token(i) for i in ids)
+        return "".join(cast(str, self.backend.id_to_token(i)) for i in ids)
 
     def id_of(self, token: str) -> int:
         return self.vocab[token]

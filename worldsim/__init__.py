@@ -1,1 +1,1 @@
-"""Worlds: SUMO as the oracle of traffic, vehicle dynamics, scenarios, and the renderers that turn it into camera frames."""
+"""Worlds: SUMO as the oracle of traffic, vehicle dynamics, scenarios, and the renderers that turn it into pictures."""

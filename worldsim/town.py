@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import sumolib
 
+from efficientgen import share
 from efficientgen.perception.types import F64, Route, StopLine
 from efficientgen.worldsim.surface import Surface
 
-SCENARIO_DIR = Path(os.environ.get("EFFICIENTGEN_SCENARIOS") or Path(__file__).resolve().parent.parent / "scenarios")
+SCENARIO_DIR = Path(os.environ.get("EFFICIENTGEN_SCENARIOS") or share("scenarios"))
 _BLEND_M = 35.0  # length of a lane change
 _SMOOTH_M = 2.5  # half width of the window that rounds off the polyline's corners
 

@@ -171,8 +171,13 @@ def _check(value: str, allowed: tuple[str, ...], option: str) -> None:
 
 
 def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
 
     class WithNote(Progress):
         def add_task(self, *args: Any, **fields: Any) -> TaskID:
@@ -193,9 +198,8 @@ def _table(metrics: list[Metrics]) -> Table:
     table = Table("scenario", "planner", "score", "route", "end", "at fault", "off road", "red", "fallback",
                   "plan p50/p99 ms", "acceptance", "value tokens/cycle")  # fmt: skip
     for m in metrics:
-        latency = (
-            "" if m.plan_p50_s is None or m.plan_p99_s is None else f"{m.plan_p50_s * 1e3:.0f}/{m.plan_p99_s * 1e3:.0f}"
-        )
+        p50, p99 = m.plan_p50_s, m.plan_p99_s
+        latency = "" if p50 is None or p99 is None else f"{p50 * 1e3:.0f}/{p99 * 1e3:.0f}"
         table.add_row(
             m.scenario,
             m.planner,
@@ -217,7 +221,6 @@ def _events(logs: list[StepLog]) -> list[str]:
     lines = []
     for log in logs:
         for event in log.notes.get("events", []):
-            lines.append(
-                f"[yellow]{log.scenario}[/] {event.get('stamp_ns', 0) / 1e9:.1f} s: {event.get('text', event.get('kind', ''))}"
-            )
+            words = event.get("text", event.get("kind", ""))
+            lines.append(f"[yellow]{log.scenario}[/] {event.get('stamp_ns', 0) / 1e9:.1f} s: {words}")
     return lines

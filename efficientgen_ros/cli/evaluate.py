@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -33,7 +33,8 @@ def closed_loop_command(
     split: Annotated[str | None, typer.Option(help="Only the train or the heldout scenarios.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per scenario, counted from 0.")] = 3,
     images: Annotated[
-        str, typer.Option(help="What the planner sees: own, swapped (another scenario's) or grey.")
+        Literal["own", "swapped", "grey"],
+        typer.Option(help="What the planner sees: its own pictures, another scenario's, or grey."),
     ] = "own",
     history: Annotated[
         bool, typer.Option("--history/--no-history", help="Let the planner read its ego history.")
@@ -47,17 +48,15 @@ def closed_loop_command(
     """Drive scenarios in closed loop, in process, and print scores with 95 % bootstrap intervals."""
     from efficientgen.eval.metrics import aggregate  # these load SUMO's and the renderer's readers
     from efficientgen.eval.runner import host_facts
-    from efficientgen.eval.sweep import Job, sweep
+    from efficientgen.eval.sweep import Images, Job, sweep
     from efficientgen.planning.load import CONSTANT_VELOCITY, EXPERT
     from efficientgen.worldsim.scenario import load_scenario, scenario_names
 
-    if images not in ("own", "swapped", "grey"):
-        raise typer.BadParameter(f"--images {images!r} is not one of own, swapped, grey")
     everything = scenario_names()
     names = tuple(scenario) or scenario_names(split)
     jobs = []
     for who in planner:
-        seen = "own" if who in (EXPERT, CONSTANT_VELOCITY) else images
+        seen: Images = "own" if who in (EXPERT, CONSTANT_VELOCITY) else images
         for name in names:
             load_scenario(name)  # a wrong name is told before the first drive
             donor = _donor(name, everything)

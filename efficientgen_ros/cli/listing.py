@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,7 +17,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 def models_command(as_json: AsJson = False) -> None:
     """List the planners: baselines, shipped checkpoints, and how to bring your own."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": EXPERT, "kind": "privileged rule planner", "size_mib": None, "path": ""},
         {"name": CONSTANT_VELOCITY, "kind": "baseline", "size_mib": None, "path": ""},
     ]

@@ -1,6 +1,6 @@
 """SASD: section-aware structured diffusion training (Fast-dDrive, 2605.23163, section 3.2).
 
-    L = [ sum over noisy copies of sum over masked tokens of w_section CE  +  sum over clean answer tokens of CE ] / (2 N)
+    L = [ sum over noisy copies, masked tokens of w_section CE  +  sum over clean answer tokens of CE ] / (2 N)
 
 with N the number of answer tokens.  Logits at p - 1 predict the token at p, in the clean and in the noisy stream.
 Ours beside the paper: a coordinate's last digit counts less (`FRACTION_WEIGHT`), because it is mostly noise.

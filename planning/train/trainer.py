@@ -23,7 +23,7 @@ from torch import Tensor
 from efficientgen.perception.patches import grid_of, patchify
 from efficientgen.planning.checkpoint import save_model
 from efficientgen.planning.masks import random_turns
-from efficientgen.planning.model import VisionLanguageModel, position_ids
+from efficientgen.planning.model import ModelConfig, VisionLanguageModel, position_ids
 from efficientgen.planning.nano import nano_config, nano_tokenizer
 from efficientgen.planning.schema import NANO, Template, compile_template
 from efficientgen.planning.tokenizer import NULL, Tokenizer
@@ -59,14 +59,25 @@ def block_size_at(progress: float, bd_size: int) -> int:
 
 
 class Trainer:
-    """Model, optimiser and their averages, on one device."""
+    """Model, optimiser and their averages, on one device.
 
-    def __init__(self, data: DrivingSet, directory: Path, config: TrainConfig, device: str, log: Callable[[str], None]):
+    `model` is the shape to train, on the nano schema and vocabulary; None is the nano size that this repo ships.
+    """
+
+    def __init__(
+        self,
+        data: DrivingSet,
+        directory: Path,
+        config: TrainConfig,
+        device: str,
+        log: Callable[[str], None],
+        model: ModelConfig | None = None,
+    ):
         self.config, self.device, self.directory, self.log = config, device, directory, log
         self.tokenizer: Tokenizer = nano_tokenizer()
         self.template: Template = compile_template(NANO, self.tokenizer, bd_size=32)
         torch.manual_seed(config.seed)
-        self.model = VisionLanguageModel(nano_config(self.tokenizer)).to(device)
+        self.model = VisionLanguageModel(model or nano_config(self.tokenizer)).to(device)
         _initialise(self.model)
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         decay = [p for p in self.model.parameters() if p.dim() > 1]

@@ -1,5 +1,7 @@
 """A small random nano-shaped model and observations, shared by the planner tests."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from efficientgen.perception.types import (
 from efficientgen.perception.vision import VisionConfig
 from efficientgen.planning.annotate import SENTENCES
 from efficientgen.planning.ddrive import CAMERAS
-from efficientgen.planning.model import ModelConfig, TextConfig, VisionLanguageModel
+from efficientgen.planning.model import TextConfig, VisionLanguageModel
 from efficientgen.planning.nano import nano_config, nano_tokenizer
 
 
@@ -37,6 +39,15 @@ def random_observation(seed: int) -> Observation:
     return Observation(states[-1].stamp_ns, {n: frames(n) for n in CAMERAS}, EgoHistory(states), command)
 
 
+@pytest.fixture(scope="package", autouse=True)
+def one_thread():
+    """Small tensors gain nothing from more, and on a busy machine torch's threads wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     assert SENTENCES
@@ -44,15 +55,17 @@ def tokenizer():
 
 
 @pytest.fixture(scope="session")
-def small_model(tokenizer):
-    """Two layers of everything, random weights, fp64."""
-    config = nano_config(tokenizer)
-    config = ModelConfig(
-        **{
-            **config.__dict__,
-            "text": TextConfig(64, 96, 2, 4, 2, tokenizer.vocab_size, mrope_section=(2, 3, 3)),
-            "vision": VisionConfig(2, 32, 48, 2, 64, 112, (1,)),
-        }
+def small_config(tokenizer):
+    """Nano's tokens and schema on two layers of everything."""
+    return replace(
+        nano_config(tokenizer),
+        text=TextConfig(64, 96, 2, 4, 2, tokenizer.vocab_size, mrope_section=(2, 3, 3)),
+        vision=VisionConfig(2, 32, 48, 2, 64, 112, (1,)),
     )
+
+
+@pytest.fixture(scope="session")
+def small_model(small_config):
+    """Random weights, fp64."""
     torch.manual_seed(0)
-    return VisionLanguageModel(config).double().eval().requires_grad_(False)
+    return VisionLanguageModel(small_config).double().eval().requires_grad_(False)

@@ -46,13 +46,13 @@ def tiny_set(tmp_path_factory, tokenizer):
     return load_set(directory)
 
 
-def test_training_learns_resumes_and_exports_a_planner(tiny_set, tmp_path):
+def test_training_learns_resumes_and_exports_a_planner(tiny_set, small_config, tmp_path):
     config = TrainConfig(seconds=1e9, max_steps=16, batch=3, peak_lr=3e-3, compile=False, ar_fraction=0.4)
-    trainer = Trainer(tiny_set, tmp_path, config, "cpu", lambda line: None)
+    trainer = Trainer(tiny_set, tmp_path, config, "cpu", lambda line: None, small_config)
     before = trainer.validation().value_loss
     after = trainer.run().value_loss
     assert after < 0.8 * before
-    again = Trainer(tiny_set, tmp_path, config, "cpu", lambda line: None)
+    again = Trainer(tiny_set, tmp_path, config, "cpu", lambda line: None, small_config)
     assert again.resume() and again.step == 16
     assert all(torch.equal(a, b) for a, b in zip(again.average.values(), trainer.average.values(), strict=True))
     plan = DDrive.from_pretrained(tmp_path).plan(random_observation(0))

@@ -54,7 +54,7 @@ class NoRendererError(RuntimeError):
 
 @cache
 def _configure() -> None:
-    # one raster thread per process: workers fill the other cores.  Software rendering gives the same bytes on every host.
+    # one raster thread per process: workers fill the other cores; software rendering: the same bytes on every host
     os.environ.setdefault("LP_NUM_THREADS", "1")
     os.environ.setdefault("LIBGL_ALWAYS_SOFTWARE", "1")
     if _MESA.is_file():

@@ -179,12 +179,17 @@ def _window(image: F64, light: F64, style: _Style, x: int, y: int, rng: np.rando
         light[y0:y1, x0:x1] = warm * rng.uniform(0.35, 0.95) * (0.75 + 0.25 * height)
 
 
+_GROUND_WALLS = (
+    (92, 88, 84), (128, 116, 100), (70, 74, 80), (150, 140, 128),
+    (190, 180, 166), (142, 88, 72), (206, 202, 194), (150, 150, 148),
+)  # fmt: skip
+
+
 def _ground_floor(which: int) -> tuple[F64, F64]:
     """Four bays of a street front, 3.2 m high: (64, 256, 3) by day and its lights."""
     rng = keyed("ground floor", which)
     shop = which in SHOPS
-    wall = [(92, 88, 84), (128, 116, 100), (70, 74, 80), (150, 140, 128), (190, 180, 166), (142, 88, 72), (206, 202, 194),
-            (150, 150, 148)][which]  # fmt: skip
+    wall = _GROUND_WALLS[which]
     style = _Style(wall, "brick" if which == 5 else "stucco", (0.25, 0.2, 0.75, 0.7))
     image = _wall(style, 64, rng)
     light = np.zeros_like(image)

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from efficientgen.perception.types import F64, U8
@@ -72,8 +73,7 @@ def light_map(plan: TownPlan, weather: Weather) -> LightMap:
         sun_draw.line(
             to_pixels(line + shift * height * 0.5), fill=70, width=max(1, round((0.5 + 0.4 * height) * scale))
         )
-    for post in (*plan.lamps, *plan.masts):
-        foot_at = np.array([post.x, post.y])
+    for foot_at in np.array([(post.x, post.y) for post in plan.lamps] + [(post.x, post.y) for post in plan.masts]):
         sun_draw.line(to_pixels(np.array([foot_at, foot_at + shift * 6.0])), fill=120, width=1)
     for car in plan.parked:
         corner_draw.polygon(to_pixels(np.array([car.x, car.y]) + circle * 1.7), fill=80)
@@ -94,7 +94,7 @@ def light_map(plan: TownPlan, weather: Weather) -> LightMap:
     return LightMap(image, x0, y0, extent, sunlit)
 
 
-def _lamp_pools(lamps: tuple[StreetLamp, ...], x0: float, y0: float, scale: float) -> F64:
+def _lamp_pools(lamps: tuple[StreetLamp, ...], x0: float, y0: float, scale: float) -> NDArray[np.float32]:
     """(P, P) light of the street lamps on the ground."""
     pools = np.zeros((PIXELS, PIXELS), np.float32)
     reach = 19.0

@@ -68,8 +68,10 @@ class Mesh:
         index = 4 * np.arange(count)[:, None] + np.array([0, 1, 2, 0, 2, 3])
         self.add(points, each, colours, index, None if uv is None else np.asarray(uv, np.float64).reshape(-1, 2))
 
-    def box(self, centre: ArrayLike, size: ArrayLike, colour: ArrayLike, yaw: float = 0.0,
-            taper: tuple[float, float] = (1.0, 1.0), foot: float = 1.0, uv: ArrayLike | None = None) -> None:  # fmt: skip
+    def box(
+        self, centre: ArrayLike, size: ArrayLike, colour: ArrayLike, yaw: float = 0.0,
+        taper: tuple[float, float] = (1.0, 1.0), foot: float = 1.0, uv: ArrayLike | None = None,
+    ) -> None:  # fmt: skip
         """Adds a box standing with its base centre at `centre`; the top shrinks by `taper` in x and y.
 
         `foot` darkens the lower edge of the sides.  `uv` (4, 2) is laid on each side.  There is no bottom face.
@@ -168,7 +170,7 @@ def static_node(name: str, mesh: Mesh, light: Light | None = None) -> GeomNode:
 
 
 def static_tiles(name: str, mesh: Mesh, light: Light | None, size: float) -> dict[tuple[int, int], GeomNode]:
-    """Baked geometry cut into squares of `size` m by triangle centre, so that tiles are culled apart: (column, row) -> node."""
+    """Baked geometry cut into squares of `size` m by triangle centre, to be culled apart: (column, row) -> node."""
     if not mesh.count:
         return {}
     positions, normals, colours, uvs, triangles = mesh.arrays()

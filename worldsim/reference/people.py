@@ -128,8 +128,9 @@ def cyclist(variant: int, phase: float) -> Mesh:
                 faces = np.r_[np.c_[i, j, j + 14], np.c_[i, j + 14, i + 14]]
                 mesh.add(both, (0, math.copysign(1, y), 0), black, faces[:, ::-1] if y > 0 else faces)
         mesh.tube(axle - [0, 0.03, 0], axle + [0, 0.03, 0], 0.345, black, sides=14)
-    for a, b in ((axle_r, crank), (crank, saddle), (crank, stem - [0.05, 0, 0.12]), (saddle - [0, 0, 0.2], stem - [0, 0, 0.05]),
-                 (axle_r, saddle - [0, 0, 0.2]), (stem, axle_f)):  # fmt: skip
+    seat_post = saddle - [0, 0, 0.2]
+    for a, b in ((axle_r, crank), (crank, saddle), (crank, stem - [0.05, 0, 0.12]), (seat_post, stem - [0, 0, 0.05]),
+                 (axle_r, seat_post), (stem, axle_f)):  # fmt: skip
         mesh.tube(a, b, 0.024, frame, sides=5)
     mesh.tube(stem + [0, -0.24, 0.08], stem + [0, 0.24, 0.08], 0.022, black, sides=5)
     mesh.box(saddle + [0.02, 0, 0], (0.24, 0.13, 0.06), black)
@@ -145,6 +146,31 @@ def cyclist(variant: int, phase: float) -> Mesh:
         _arm(mesh, shoulder, elbow, hand, top, skin)
     neck = _torso(mesh, hip, 0.5, top, 0.04)
     _head(mesh, neck, skin, hair, None if variant % 3 else np.array([0.80, 0.80, 0.78]))
+    return mesh
+
+
+def plain_figure(variant: int, phase: float, cycling: bool) -> Mesh:
+    """A pedestrian or cyclist for distant views."""
+    mesh = Mesh()
+    top, legs, skin, hair = _outfit(variant)
+    hip = np.array([-0.2, 0, 1.0]) if cycling else np.array([0.0, 0, 0.9])
+    neck = hip + ([0.28, 0, 0.5] if cycling else [0.03, 0, 0.57])
+    for side, turn in ((1, 0.0), (-1, 0.5)):
+        swing = 0.3 * math.sin(2 * math.pi * (phase + turn))
+        foot = np.array([-0.05 + 0.4 * swing, side * 0.1, 0.3]) if cycling else np.array([swing, side * 0.09, 0.0])
+        mesh.tube(foot, hip + [0, side * 0.09, 0], 0.06, legs, sides=4, end_radius=0.09)
+        mesh.tube(
+            neck + [0, side * 0.22, -0.08], hip + [0.45 if cycling else -swing, side * 0.25, 0.05], 0.05, top, sides=3
+        )
+    mesh.tube(hip - [0, 0, 0.05], neck, 0.17, top, sides=6, end_radius=0.15)
+    mesh.box(neck + [0.03, 0, 0.04], (0.18, 0.16, 0.18), skin)
+    mesh.box(neck + [0.02, 0, 0.2], (0.2, 0.18, 0.07), hair)
+    if cycling:
+        frame = np.array(TOPS[(variant + 3) % 8]) * 0.9
+        for x in (-0.53, 0.53):
+            for side in (-1, 1):
+                mesh.disc((x, side * 0.02, 0.34), (0.0, side, 0.0), 0.34, (0.12, 0.12, 0.12), sides=8)
+        mesh.tube((-0.5, 0, 0.4), (0.4, 0, 0.9), 0.04, frame, sides=3)
     return mesh
 
 

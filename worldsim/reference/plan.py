@@ -1,7 +1,7 @@
 """The plan of a town: where houses, gardens, trees, hedges and street lamps stand along the roads of a net.
 
-Pure geometry.  Roads differ in character (`_district`): shopping streets with closed fronts on a paved forecourt, housing
-blocks, and lanes of detached houses behind hedges.  Nothing stands on a road or in a line of sight to a traffic light.
+Pure geometry.  Roads differ in character (`_district`): shopping streets with closed fronts on a paved forecourt,
+housing blocks, and lanes of detached houses behind hedges.  Nothing stands on a road or in a line of sight to a light.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Side:
 def plan_town(streets: Streets, seed: int) -> TownPlan:
     """Places everything; the same streets and seed always give the same plan."""
     bounds = widen(streets.bounds, MARGIN_M)
-    heads, masts = place_signals(streets, roads_taken(streets, 0.25, bounds, walks=False))
+    heads, masts = place_signals(streets, roads_taken(streets, 0.5, bounds, walks=False))
     ground = roads_taken(streets, 0.6, bounds, walks=True)
     for line in sight_lines(streets, heads):
         ground.take_line(line, 1.0)

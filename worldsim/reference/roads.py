@@ -1,8 +1,8 @@
 """The ground a car drives on: asphalt ribbons from lane shapes, sidewalks with kerbs, and every painted marking.
 
-Two meshes lie on the terrain: the road (asphalt and paint) and what is paved (forecourts, corners, sidewalks with kerbs of
-0.12 m).  Each is drawn in the order in which it was built, without writing depth, so that nothing flickers at any distance.
-Texture coordinates of all ground are map metres.
+Two meshes lie on the terrain: the road (asphalt and paint) and what is paved (forecourts, corners, sidewalks with kerbs
+of 0.12 m).  Each is drawn in the order in which it was built, without writing depth, so that nothing flickers at any
+distance.  Texture coordinates of all ground are map metres.
 """
 
 from __future__ import annotations
@@ -121,10 +121,10 @@ def draw_paving(streets: Streets, forecourts: Iterable[tuple[F64, float]], mesh:
 
 def _carriageway(mesh: Mesh, lane: Lane) -> None:
     """Asphalt with worn wheel tracks, an oil stripe between them, dirt at the border, and a few repaired patches."""
-    across = np.array([-1.0, -0.86, -0.5, 0.0, 0.5, 0.86, 1.0])
-    tone = np.array([0.98, 1.03, 0.93, 1.0, 0.93, 1.03, 1.0])
+    across = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    tone = np.array([1.02, 0.93, 1.0, 0.93, 1.02])
     if lane.rightmost:
-        tone[0] = 0.8
+        tone[0] = 0.86
     rng = keyed("lane", lane.edge, lane.rightmost)
     ribbon(mesh, lane.shape, lane.width, 0.0, np.outer(tone * rng.uniform(0.95, 1.04), ASPHALT), across)
     length = polyline.stations(lane.shape)[-1]

@@ -1,25 +1,26 @@
 """Traffic lights: where the heads stand, and their lamps, recoloured each tick from the SUMO state string.
 
-Every approach has low heads at its stop line and, because a car that waits there no longer sees those well, heads across
-the junction: low ones, and one per group of links on a mast arm over the lanes that the group rules.  Lamps are
+Every approach has low heads at its stop line and, because a car that waits there no longer sees those well, heads
+across the junction: low ones, and one per group of links on a mast arm over the lanes that the group rules.  Lamps are
 larger than life (`NEAR_LAMP_M`, `FAR_LAMP_M`), so that a 224 x 112 camera resolves them at stopping distance.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from efficientgen.perception.types import F64
-from efficientgen.worldsim.reference.mesh import DynamicMesh, Mesh, baked_rows, to_bytes
+
+from efficientgen.perception.types import F64, OracleFrame
+from efficientgen.worldsim.reference.mesh import DynamicMesh, Mesh, baked_rows
 from efficientgen.worldsim.reference.occupancy import Occupancy
 from efficientgen.worldsim.reference.streets import Approach, Streets
 
 NEAR_LAMP_M = 0.25
 FAR_LAMP_M = 0.26
 SIDES = 9
+SEEN_M = 250.0  # lamps further away are not drawn
 FLASH_NS = 500_000_000
 STEEL = (0.36, 0.37, 0.38)
 HOUSING = (0.055, 0.057, 0.06)
@@ -69,7 +70,8 @@ def place_signals(streets: Streets, road: Occupancy) -> tuple[tuple[Head, ...], 
 def _near_heads(approach: Approach, road: Occupancy) -> list[Head]:
     """A post right of the stop line; further groups have their heads above the main one."""
     edge = approach.stops[0] + approach.right * (approach.lane_width / 2)
-    spots = [edge + approach.right * side + approach.heading * ahead for ahead in (0.6, -0.2, -1.0) for side in (0.45, 0.8, 1.2)]
+    steps = [(side, ahead) for ahead in (0.6, -0.2, -1.0) for side in (0.45, 0.8, 1.2)]
+    spots = [edge + approach.right * side + approach.heading * ahead for side, ahead in steps]
     x, y = next((p for p in spots if road.free_disc(p[0], p[1], 0.15)), spots[0])
     return [
         Head(approach.signal, link, x, y, 2.75 + 1.85 * k, approach.heading, NEAR_LAMP_M, foot=True)
@@ -78,7 +80,7 @@ def _near_heads(approach: Approach, road: Occupancy) -> list[Head]:
 
 
 def _far_heads(approach: Approach, road: Occupancy) -> tuple[list[Head], Mast]:
-    """A mast at the far right with a low head and an arm over the lanes; low heads of further groups at the far left."""
+    """A mast at the far right with a low head and an arm over the lanes; further groups' low heads at the far left."""
     along, right = approach.heading, approach.right
     depth = _depth_across(approach.junction, approach.stops.mean(0), along)
     beyond = approach.stops[0] + along * depth
@@ -98,7 +100,8 @@ def _far_heads(approach: Approach, road: Occupancy) -> tuple[list[Head], Mast]:
 
 
 def _far_head(approach: Approach, group: int, at: F64, z: float, foot: bool = False) -> Head:
-    return Head(approach.signal, approach.groups[group][0], float(at[0]), float(at[1]), z, approach.heading, FAR_LAMP_M, foot)
+    link = approach.groups[group][0]
+    return Head(approach.signal, link, float(at[0]), float(at[1]), z, approach.heading, FAR_LAMP_M, foot)
 
 
 def _far_spot(
@@ -165,52 +168,61 @@ def draw_posts(heads: tuple[Head, ...], masts: tuple[Mast, ...], mesh: Mesh, det
 
 
 class Lamps:
-    """All lamps of a town in one mesh, and their halos in another; `show` recolours them."""
+    """The lamps that the ego can see, in one mesh, and their halos (for additive drawing) in another."""
 
     def __init__(self, heads: tuple[Head, ...], halo: float) -> None:
-        self._heads = heads
-        discs, triangles = [], []
-        halos = []
-        angle = np.linspace(0, 2 * math.pi, SIDES, endpoint=False)
-        rim = np.c_[np.cos(angle), np.sin(angle)]
-        fan = np.c_[np.arange(SIDES), (np.arange(SIDES) + 1) % SIDES, np.full(SIDES, SIDES)]
-        for k, (head, which) in enumerate((h, w) for h in heads for w in range(3)):
-            side = np.array([head.heading[1], -head.heading[0], 0.0])  # to the right for who looks at the lamp
-            centre = np.array([head.x, head.y, head.z + 2.2 * head.lamp * (1 - which)])
-            centre[:2] -= 0.25 * head.heading
-            discs.append(
-                centre + head.lamp * np.vstack([rim[:, :1] * side + rim[:, 1:] * [0, 0, 1], [0, 0, 0]])
-            )
-            triangles.append(fan + k * (SIDES + 1))
-            square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 3.2 * head.lamp
-            halos.append(centre - [*(0.12 * head.heading), 0] + square[:, :1] * side + square[:, 1:] * [0, 0, 1])
         self.discs, self.halos = DynamicMesh("lamps"), DynamicMesh("halos")
         self._halo = halo
-        count = 3 * len(heads)
-        if heads:
-            self._disc_rows = baked_rows(np.concatenate(discs), np.ones((count * (SIDES + 1), 4)))
-            self._disc_triangles = np.concatenate(triangles)
-            corner = np.tile([[0.0, 0.0], [1, 0], [1, 1], [0, 1]], (count, 1))
-            self._halo_rows = baked_rows(np.concatenate(halos), np.ones((4 * count, 4)), corner)
-            self._halo_triangles = (4 * np.arange(count)[:, None] + [0, 1, 2, 0, 2, 3]).reshape(-1, 3)
+        self._heads = heads
+        self._at = np.array([(head.x, head.y) for head in heads]).reshape(-1, 2)
+        self._facing = np.array([head.heading for head in heads]).reshape(-1, 2)
+        self._points = np.array([_disc_points(head) for head in heads]).reshape(-1, 3, SIDES + 1, 3)
+        self._corners = np.array([_halo_corners(head) for head in heads]).reshape(-1, 3, 4, 3)
 
-    def show(self, lights: Mapping[str, str], stamp_ns: int) -> None:
-        """Lights the lamps for SUMO states at one instant (a flashing `o` depends on the stamp)."""
-        if not self._heads:
-            return
-        lit = np.zeros((len(self._heads), 3), bool)
-        for k, head in enumerate(self._heads):
-            state = lights.get(head.signal, "")
+    def show(self, frame: OracleFrame) -> None:
+        """Lights the lamps for the frame's SUMO states (a flashing `o` depends on the stamp)."""
+        away = self._at - (frame.ego.x, frame.ego.y)
+        seen = np.flatnonzero(((away * self._facing).sum(1) > 0) & (np.hypot(*away.T) < SEEN_M))
+        lit = np.zeros((len(seen), 3), bool)
+        for row, k in enumerate(seen):
+            head = self._heads[k]
+            state = frame.lights.get(head.signal, "")
             if head.link < len(state):
-                lit[k] = lamps_lit(state[head.link], stamp_ns)
-        which = np.where(lit, 0, 3) + np.arange(3)  # (heads, 3) rows of the palette
-        colours = np.ones((which.size, 4))
-        colours[:, :3] = _PALETTE[which.reshape(-1)]
-        self._disc_rows["colour"] = to_bytes(colours.repeat(SIDES + 1, 0))
-        self.discs.update(self._disc_rows, self._disc_triangles)
+                lit[row] = lamps_lit(state[head.link], frame.stamp_ns)
+        colours = np.ones((lit.size, 4))
+        colours[:, :3] = _PALETTE[(np.where(lit, 0, 3) + np.arange(3)).reshape(-1)]
+        fan = np.c_[np.arange(SIDES), (np.arange(SIDES) + 1) % SIDES, np.full(SIDES, SIDES)]
+        first = np.arange(lit.size)[:, None, None]
+        discs = baked_rows(self._points[seen].reshape(-1, 3), colours.repeat(SIDES + 1, 0))
+        self.discs.update(discs, (fan + first * (SIDES + 1)).reshape(-1, 3))
         if self._halo > 0:
-            self._halo_rows["colour"] = to_bytes((colours * lit.reshape(-1, 1) * self._halo).repeat(4, 0))
-            self.halos.update(self._halo_rows, self._halo_triangles)
+            glow = (colours * lit.reshape(-1, 1) * self._halo).repeat(4, 0)
+            uv = np.tile([[0.0, 0.0], [1, 0], [1, 1], [0, 1]], (lit.size, 1))
+            halos = baked_rows(self._corners[seen].reshape(-1, 3), glow, uv)
+            self.halos.update(halos, (np.array([[0, 1, 2], [0, 2, 3]]) + 4 * first).reshape(-1, 3))
+
+
+def _lamp_centres(head: Head) -> tuple[F64, F64]:
+    """Centres (3, 3) of the red, yellow and green lamp, and the unit vector to the right for who looks at them."""
+    x, y = np.array([head.x, head.y]) - 0.25 * head.heading
+    heights = head.z + 2.2 * head.lamp * np.array([1, 0, -1])
+    return np.c_[np.full(3, x), np.full(3, y), heights], np.array([head.heading[1], -head.heading[0], 0.0])
+
+
+def _disc_points(head: Head) -> F64:
+    """(3, SIDES + 1, 3): rims and centres."""
+    centres, side = _lamp_centres(head)
+    angle = np.linspace(0, 2 * math.pi, SIDES, endpoint=False)[:, None]
+    rim = np.vstack([np.cos(angle) * side + np.sin(angle) * [0.0, 0.0, 1.0], np.zeros((1, 3))])
+    return centres[:, None] + head.lamp * rim
+
+
+def _halo_corners(head: Head) -> F64:
+    """(3, 4, 3): squares just before the lamps."""
+    centres, side = _lamp_centres(head)
+    square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * 3.2 * head.lamp
+    before = np.array([*(-0.12 * head.heading), 0.0])
+    return centres[:, None] + before + square[:, :1] * side + square[:, 1:] * [0.0, 0.0, 1.0]
 
 
 def lamps_lit(state: str, stamp_ns: int) -> tuple[bool, bool, bool]:

@@ -25,7 +25,7 @@ class UnknownTownError(FileNotFoundError):
 
 @dataclass(frozen=True)
 class Lane:
-    """A lane between junctions.  `control` at its end: signal | stop | yield | none; `turns`: SUMO directions (srlLRt)."""
+    """A lane between junctions; `control` at its end: signal | stop | yield | none; `turns`: SUMO directions."""
 
     shape: F64  # (N, 2)
     width: float
@@ -127,9 +127,12 @@ def read_streets(path: Path) -> Streets:
     ]
     x0, y0, x1, y1 = net.getBoundary()
     driven = [lane.shape for lane in lanes if lane.use != "walk"] + [shape for shape, _ in inner]
-    walked_road = [area for area in areas if len(area) > 2 and any(_enters(shape, area) for shape in driven)]
+    areas = [area for area in areas if len(area) > 2]
+    entered = [any(_enters(shape, area) for shape in driven) for area in areas]
+    corners = [area for area, road in zip(areas, entered, strict=True) if not road]
+    walked_road = [area for area, road in zip(areas, entered, strict=True) if road]
     return Streets(
-        tuple(lanes), tuple(inner), tuple(crossings), tuple(a for a in areas if len(a) > 2 and not any(a is w for w in walked_road)), tuple(walked_road),
+        tuple(lanes), tuple(inner), tuple(crossings), tuple(corners), tuple(walked_road),
         tuple(j for j in junctions if len(j) > 2), tuple(approaches), (x0, y0, x1, y1),
     )  # fmt: skip
 

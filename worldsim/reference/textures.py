@@ -71,7 +71,7 @@ def paving() -> Texture:
 
 @cache
 def foliage() -> Texture:
-    """Left half: a loose cluster of leaves with alpha.  Right half: leaves without gaps; its upper strip is plain white."""
+    """Left half: a loose cluster of leaves with alpha.  Right half: leaves without gaps, below a plain white strip."""
     rng = keyed("foliage")
     canvas = np.zeros((256, 512, 4))
     canvas[..., :3] = 170

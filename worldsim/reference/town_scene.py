@@ -1,4 +1,4 @@
-"""A town in one weather as a Panda3D scene: plan, meshes, light map and draw order; built in a second or two, then static.
+"""A town in one weather as a Panda3D scene: plan, meshes, light map, draw order; built in a second or two, then static.
 
 Draw order: whatever stands (its depth then saves the work of painting what it hides), the terrain, roads and
 paving without writing depth, shadows and light beams on the ground, sky, halos, rain.
@@ -16,8 +16,8 @@ from panda3d.core import (
     Fog,
     LODNode,
     NodePath,
-    PandaNode,
     OmniBoundingVolume,
+    PandaNode,
     RenderAttrib,
     Texture,
     TextureStage,
@@ -27,7 +27,7 @@ from panda3d.core import (
 from efficientgen.perception.types import OracleFrame
 from efficientgen.worldsim.reference import facades, sky, textures, vegetation
 from efficientgen.worldsim.reference.buildings import build, build_plain
-from efficientgen.worldsim.reference.lightmap import LightMap, light_map
+from efficientgen.worldsim.reference.lightmap import light_map
 from efficientgen.worldsim.reference.mesh import Mesh, static_node, static_tiles
 from efficientgen.worldsim.reference.plan import plan_town
 from efficientgen.worldsim.reference.roads import draw_paving, draw_roads, terrain
@@ -38,7 +38,8 @@ from efficientgen.worldsim.reference.weather import Weather, shade
 
 TILE_M = 64.0
 GROUND_TILE_M = 128.0
-NEAR_M, MIDDLE_M, FAR_M = 38.0, 95.0, 300.0  # tiles of trees and furniture change their level of detail here
+NEAR_M, MIDDLE_M, FAR_M = 34.0, 80.0, 300.0  # tiles of trees and furniture change their level of detail here
+HOUSE_DETAIL_M = 95.0  # and houses here
 
 
 class TownScene:
@@ -66,7 +67,7 @@ class TownScene:
         """Sets traffic, signals and sky to one tick."""
         self._sky.setPos(frame.ego.x, frame.ego.y, 0)
         self.traffic.show(frame)
-        self.lamps.show(frame.lights, frame.stamp_ns)
+        self.lamps.show(frame)
 
     def close(self) -> None:
         """Frees geometry and textures."""
@@ -130,8 +131,8 @@ class TownScene:
         far_tiles = static_tiles("plain", far, self._light_of, TILE_M)
         for tile, node in sorted(static_tiles("built", near, self._light_of, TILE_M).items(), key=lambda item: item[0]):
             switch = _detail_switch(*tile, TILE_M)
-            _add_level(switch, node, MIDDLE_M, 0.0)
-            _add_level(switch, far_tiles.get(tile), 1000.0, MIDDLE_M)
+            _add_level(switch, node, HOUSE_DETAIL_M, 0.0)
+            _add_level(switch, far_tiles.get(tile), 1000.0, HOUSE_DETAIL_M)
             group.attachNewNode(switch)
         group.setTexture(day)
         if self.weather.lamps > 0 and not self._basic:

@@ -11,15 +11,15 @@ from functools import cache, lru_cache
 import numpy as np
 from panda3d.core import AmbientLight, DirectionalLight, GeomNode, NodePath
 
-from efficientgen.perception.types import NS, Actor, ActorKind, F64, OracleFrame
+from efficientgen.perception.types import F64, NS, Actor, ActorKind, OracleFrame
 from efficientgen.worldsim.reference import people, vegetation, vehicles
 from efficientgen.worldsim.reference.lightmap import LightMap
 from efficientgen.worldsim.reference.mesh import DynamicMesh, Mesh, baked_rows, lit_node, static_node
 from efficientgen.worldsim.reference.noise import key
 from efficientgen.worldsim.reference.weather import Weather
 
-DRAWN_M = 260.0  # actors further away are not drawn
-DETAIL_M = 45.0  # cars further away are drawn plain
+DRAWN_M = 190.0  # actors further away are not drawn
+DETAIL_M = 45.0  # cars and people further away are drawn plain
 STOPPED_M_S = 0.3  # below it brake lights are lit and people stand
 POSES = 8  # of one stride; the pose after the last one is standing
 CADENCE_HZ = {ActorKind.PEDESTRIAN: 0.95, ActorKind.BICYCLE: 1.1}  # strides and pedal turns; the stamp gives the phase
@@ -37,7 +37,7 @@ def model_key(actor: Actor, stamp_ns: int, near: bool) -> tuple[ActorKind, int, 
     if actor.kind not in CADENCE_HZ:
         return actor.kind, identity % (len(vehicles.SHAPES) * len(vehicles.PAINTS)), int(standing), near
     phase = (stamp_ns / NS * CADENCE_HZ[actor.kind] + identity % 97 / 97) % 1.0
-    return actor.kind, identity % 288, POSES if standing else int(phase * POSES), True
+    return actor.kind, identity % 288, POSES if standing else int(phase * POSES), near
 
 
 @lru_cache(maxsize=4096)
@@ -51,14 +51,13 @@ def _model(
 ) -> tuple[GeomNode, GeomNode | None, tuple[float, float, float]]:
     """Body, lamps and nominal size."""
     paint = vehicles.PAINTS[variant % len(vehicles.PAINTS)]
-    if kind is ActorKind.PEDESTRIAN:
-        return (
-            lit_node("pedestrian", people.pedestrian(variant, pose / POSES, pose < POSES)),
-            None,
-            (1, 1, people.PERSON_M),
-        )
-    if kind is ActorKind.BICYCLE:
-        return lit_node("cyclist", people.cyclist(variant, pose / POSES % 1.0)), None, people.CYCLIST_SIZE
+    if kind in CADENCE_HZ:
+        cycling, phase = kind is ActorKind.BICYCLE, pose / POSES % 1.0
+        size = people.CYCLIST_SIZE if cycling else (1.0, 1.0, people.PERSON_M)
+        if not near:
+            return lit_node("figure", people.plain_figure(variant, phase, cycling)), None, size
+        figure = people.cyclist(variant, phase) if cycling else people.pedestrian(variant, phase, pose < POSES)
+        return lit_node("figure", figure), None, size
     if kind is ActorKind.TRUCK:
         body, lamps = vehicles.truck(paint, _BOXES[variant % len(_BOXES)], bool(pose))
         size = vehicles.TRUCK_SIZE

@@ -168,8 +168,8 @@ def _model(kind: str, variant: int, detail: int) -> tuple[Mesh, Mesh]:
                 _clump(leaves, middle, np.array([size * 1.1, size * 1.1, 0.2]), dark, rng, 0, (0, 3, 0)[detail], 0.1)
         return leaves, wood
     if detail == 2:
-        middle, radii = (0.63, [r, r, r * 0.95]) if kind == "round" else (0.58, [r, r, 0.4])
-        _clump(leaves, np.array([0, 0, middle]), np.array(radii), white, rng, 0, 0, 0.0)
+        height, radii = (0.63, [r, r, r * 0.95]) if kind == "round" else (0.58, [r, r, 0.4])
+        _clump(leaves, np.array([0, 0, height]), np.array(radii), white, rng, 0, 0, 0.0)
         return leaves, wood
     for k in range(4 if kind == "round" else 3):
         if kind == "round":

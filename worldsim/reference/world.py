@@ -1,4 +1,4 @@
-"""`ReferenceWorld`: the cameras' view of the oracle's town.  No traffic logic, no memory: one `OracleFrame`, one picture.
+"""`ReferenceWorld`: the cameras' view of the oracle's town.  No traffic logic, no memory: one frame, one picture.
 
 Pixels are a pure function of (town, weather, seed, frame); the same bytes come out in every process that uses the same
 renderer.
@@ -20,7 +20,7 @@ from efficientgen.worldsim.reference.streets import net_file, read_streets
 from efficientgen.worldsim.reference.town_scene import TownScene
 from efficientgen.worldsim.reference.weather import weather_named
 
-CACHED_TOWNS = 3  # built scenes kept for the next reset
+CACHED_TOWNS = 2  # built scenes kept for the next reset
 
 
 class WorldNotResetError(RuntimeError):
