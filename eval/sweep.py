@@ -47,7 +47,7 @@ def sweep(jobs: Sequence[Job], workers: int, on_done: Callable[[Metrics], None] 
             if on_done is not None:
                 on_done(results[-1])
         return results
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    threads = max(1, (os.cpu_count() or 1) // workers)
     with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (threads,)) as pool:
         results = []
         for metrics in pool.imap(run_job, jobs):
@@ -57,8 +57,11 @@ def sweep(jobs: Sequence[Job], workers: int, on_done: Callable[[Metrics], None] 
     return results
 
 
-def _start_worker(threads: str) -> None:
-    os.environ["OMP_NUM_THREADS"] = threads
+def _start_worker(threads: int) -> None:
+    """Share the cores out: workers that each take them all spend their time waiting for one another."""
+    import torch  # every sweep may hold a learned planner
+
+    torch.set_num_threads(threads)
 
 
 _kept: dict[tuple[str, ...], Any] = {}  # planners, worlds and picture banks of this process

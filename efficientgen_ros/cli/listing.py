@@ -9,8 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from efficientgen.planning.checkpoint import WEIGHTS, read_config
-from efficientgen.planning.load import CONSTANT_VELOCITY, EXPERT, shipped_models
+from efficientgen.planning.load import CONSTANT_VELOCITY, EXPERT, WEIGHTS, shipped_models
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -22,7 +21,7 @@ def models_command(as_json: AsJson = False) -> None:
         {"name": CONSTANT_VELOCITY, "kind": "baseline", "size_mib": None, "path": ""},
     ]
     for directory in shipped_models():
-        config = read_config(directory)
+        config = json.loads((directory / "config.json").read_text())
         size = (directory / WEIGHTS).stat().st_size / 2**20
         kind = f"{config['architectures'][0]}, schema {config['schema']}"
         rows.append({"name": directory.name, "kind": kind, "size_mib": round(size, 1), "path": str(directory)})
