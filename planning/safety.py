@@ -31,7 +31,7 @@ class SafetyParams:
     max_plan_age_s: float = 1.2  # SHIFTED until the plan behind the trajectory is this old
     max_fresh_age_s: float = 0.9  # an arriving plan older than this is stale (real time: latency + waiting for a stamp)
     min_horizon_s: float = 1.8  # covers max_plan_age_s and one chunk more
-    comfortable_braking: float = 2.5
+    comfortable_braking: float = 3.2
     firm_braking: float = 5.0  # with no path, or where the last plan meant to stop sooner
     standing_speed: float = 0.1  # m/s; below it the car counts as standing
     max_speed: float = 30.0
@@ -40,6 +40,8 @@ class SafetyParams:
     window_s: float = 0.5
     jump_margin: float = 1.5  # m by which the first waypoint may miss what the speed allows
     max_backward: float = 1.0  # m driven against the path's own direction
+    trust_s: float = 1.2  # beyond this part of the last plan, BRAKE follows its bends only by `distrust`
+    distrust: float = 0.5
     rejoin_time_s: float = 1.5  # BRAKE closes the car's offset from the last path within this time
 
 
@@ -203,12 +205,14 @@ def _path_ahead(last: Trajectory, ego: EgoState, params: SafetyParams) -> F64 | 
     """The geometry of `last` from the car onwards: (M, 2) m, starting at the rear axle; None when it has no geometry.
 
     The car's offset from the path fades out over `rejoin_time_s`; past its end the path's final curvature decays to
-    straight, so that a car that cannot stop within it stays on a smooth continuation.
+    straight, so that a car that cannot stop within it stays on a smooth continuation.  The far part of a learned plan
+    is its least certain one and was made to be replaced, so its bends count only in part.
     """
     keep = np.concatenate([[True], np.hypot(*np.diff(last.points, axis=0).T) > 1e-3])
     path = last.points[keep]
     if len(path) < 2 or np.hypot(*(path[-1] - path[0])) < 1.0:
         return None
+    path = _damped(path, int((last.times_s[keep] <= params.trust_s).sum()), params.distrust)
     need = ego.speed**2 / (2.0 * params.comfortable_braking) + 10.0
     path = np.vstack([path, _extension(path, need)])
     seg = np.diff(path, axis=0)
@@ -225,6 +229,16 @@ def _path_ahead(last: Trajectory, ego: EgoState, params: SafetyParams) -> F64 | 
     fade = np.clip(s / max(params.rejoin_time_s * ego.speed, 4.0), 0.0, 1.0)
     offset = here - ahead[0]
     return ahead + offset * (1.0 - fade * fade * (3.0 - 2.0 * fade))[:, None]
+
+
+def _damped(path: F64, trusted: int, share: float) -> F64:
+    """`path` (M, 2) with every change of heading after its first `trusted` points cut to `share` of itself."""
+    seg = np.diff(path, axis=0)
+    lengths, headings = np.hypot(seg[:, 0], seg[:, 1]), np.unwrap(np.arctan2(seg[:, 1], seg[:, 0]))
+    first = min(max(trusted - 2, 0), len(seg) - 1)
+    headings[first:] = headings[first] + share * (headings[first:] - headings[first])
+    steps = lengths[:, None] * np.stack([np.cos(headings), np.sin(headings)], axis=1)
+    return np.vstack([path[:1], path[0] + np.cumsum(steps, axis=0)])
 
 
 def _extension(path: F64, length: float) -> F64:

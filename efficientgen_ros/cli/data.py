@@ -23,8 +23,8 @@ def _progress() -> Progress:
 @app.command("record")
 def record_command(
     out: Annotated[Path, typer.Option(help="Directory for the oracle logs.")] = Path("data/logs"),
-    drives: Annotated[int, typer.Option(min=1, help="Expert drives of 40 s to make.")] = 600,
-    first_seed: Annotated[int, typer.Option(help="Seed of the first drive; the others count up.")] = 1000,
+    drives: Annotated[int, typer.Option(min=1, help="Expert drives of 40 s to make.")] = 420,
+    first_seed: Annotated[int, typer.Option(help="Seed of the first drive; the others count up.")] = 2000,
     workers: Annotated[int, typer.Option(min=1)] = 2,
 ) -> None:
     """Let the expert drive random scenarios on the training towns and keep compact logs (no pixels)."""

@@ -21,7 +21,7 @@ def planner_command(
     out: Annotated[Path, typer.Option(help="Model directory to write; training goes on if it holds a state.")] = Path(
         "data/nano-ddrive"
     ),
-    seconds: Annotated[float, typer.Option(min=1, help="Wall time to train for.")] = 900.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Wall time to train for.")] = 1080.0,
     batch: Annotated[int, typer.Option(min=1)] = 256,
     seed: Annotated[int, typer.Option()] = 0,
     device: Annotated[str, typer.Option(help="cuda or cpu; default: whichever is there.")] = "",

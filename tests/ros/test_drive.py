@@ -123,3 +123,20 @@ def test_termination_leaves_a_log_and_no_process(tmp_path):
     assert 2 <= len(log.steps) <= 6
     assert all(map(gone, log.notes["pids"].values())) and "planner" not in log.notes["pids"]
     assert [event["kind"] for event in log.notes["events"]] == ["interrupted"]
+
+
+def test_nano_ddrive_drives_the_same_poses_over_ros_from_pictures(tmp_path):
+    """The learned planner in its own process, pictures through DDS: bit for bit the drive of the in-process loop."""
+    pytest.importorskip("panda3d")
+    from efficientgen.planning.load import load_planner
+    from efficientgen.worldsim.reference.world import ReferenceWorld
+
+    ros = drive_ros(LIVELY, 5, "nano-ddrive", record_dir=tmp_path)
+    world = ReferenceWorld()
+    here = drive(LIVELY, 5, load_planner("nano-ddrive"), world)
+    world.close()
+
+    assert pose_sha256(ros) == pose_sha256(here)
+    assert [s.plan.text for s in ros.steps if s.plan] == [s.plan.text for s in here.steps if s.plan]
+    assert len(set(ros.notes["pids"].values())) == len(ros.notes["pids"]) == 5
+    assert ros.deterministic and not ros.notes["events"]
