@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from efficientgen.eval.step_log import Step, StepLog
     from efficientgen.worldsim.scenario import Scenario
 
-DEFAULT_SCENARIOS = ("maple_left", "birch_red")
+DEFAULT_SCENARIOS = ("maple_right", "birch_people")
 MODES, WORLDS = ("sync", "realtime"), ("reference",)
 
 
@@ -195,23 +196,22 @@ def _ticker(progress: Progress, task: TaskID) -> Any:
 
 
 def _table(metrics: list[Metrics]) -> Table:
-    table = Table("scenario", "planner", "score", "route", "end", "at fault", "off road", "red", "fallback",
-                  "plan p50/p99 ms", "acceptance", "value tokens/cycle")  # fmt: skip
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name, right in (("scenario", False), ("planner", False), ("score", True), ("route", True), ("end", False),
+                        ("faults", False), ("fallback", True), ("plan ms", True), ("tok/cycle", True)):  # fmt: skip
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
     for m in metrics:
-        p50, p99 = m.plan_p50_s, m.plan_p99_s
-        latency = "" if p50 is None or p99 is None else f"{p50 * 1e3:.0f}/{p99 * 1e3:.0f}"
+        kinds = (("hit", m.collision_at_fault), ("off road", m.off_road), ("red", m.red_lights))
+        faults = [word for word, there in kinds if there]
         table.add_row(
             m.scenario,
             m.planner,
             f"{m.driving_score:.1f}",
             f"{m.route_completion:.0%}",
             m.end_reason,
-            "yes" if m.collision_at_fault else "",
-            "yes" if m.off_road else "",
-            str(m.red_lights or ""),
+            ", ".join(faults),
             f"{m.fallback_share:.1%}",
-            latency,
-            "" if m.acceptance is None else f"{m.acceptance:.0%}",
+            "" if m.plan_p50_s is None or m.forwards_per_plan is None else f"{m.plan_p50_s * 1e3:.0f}",
             "" if m.value_tokens_per_cycle is None else f"{m.value_tokens_per_cycle:.1f}",
         )
     return table

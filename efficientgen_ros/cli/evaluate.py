@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -117,20 +118,19 @@ def _donor(name: str, everything: tuple[str, ...]) -> str:
 
 
 def _print(summary: dict[str, Any], planners: list[str], results: list[Any], console: Console) -> None:
-    table = Table("planner", *(h.replace("_", " ") for h in HEADLINES), title="means over scenarios, 95 % interval")
+    table = Table("planner", "measure", "mean", "95 % interval", box=SIMPLE_HEAD, title="means over scenarios")
     for who in planners:
         held = summary["planners"][who]
-        cells = [
-            f"{held[h]['mean']:.3g} [{held[h]['low']:.3g}, {held[h]['high']:.3g}]" if h in held else ""
-            for h in HEADLINES
-        ]
-        table.add_row(who, *cells)
+        for h in HEADLINES:
+            if h in held:
+                table.add_row(
+                    who, h.replace("_", " "), f"{held[h]['mean']:.3g}", f"{held[h]['low']:.3g} .. {held[h]['high']:.3g}"
+                )
     console.print(table)
-    table = Table("scenario", *planners, title="driving score per scenario (end reasons)")
+    table = Table("scenario", "planner", "score", "ends", box=SIMPLE_HEAD, title="per scenario")
     for name in summary["scenarios"]:
-        row = []
         for who in dict.fromkeys(m.planner for m in results):
             mine = [m for m in results if m.scenario == name and m.planner == who]
-            row.append(f"{sum(m.driving_score for m in mine) / len(mine):5.1f}  {' '.join(m.end_reason for m in mine)}")
-        table.add_row(name, *row)
+            mean = sum(m.driving_score for m in mine) / len(mine)
+            table.add_row(name, who, f"{mean:.1f}", ", ".join(m.end_reason for m in mine))
     console.print(table)

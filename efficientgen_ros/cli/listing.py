@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -28,7 +29,7 @@ def models_command(as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table("planner", "what it is", "MiB", "directory")
+    table = Table("planner", "what it is", "MiB", "directory", box=SIMPLE_HEAD)
     for row in rows:
         table.add_row(row["name"], row["kind"], str(row["size_mib"] or ""), row["path"])
     console = Console()
@@ -47,7 +48,8 @@ def scenarios_command(
         keys = ("name", "family", "town", "split", "weather", "duration_s", "description")
         print(json.dumps([{k: getattr(s, k) for k in keys} for s in scenarios], indent=2))
         return
-    table = Table("scenario", "family", "town", "split", "weather", "s", "description")
+    table = Table("scenario", "family", "town", "what happens", box=SIMPLE_HEAD)
     for s in scenarios:
-        table.add_row(s.name, s.family, s.town, s.split, s.weather, f"{s.duration_s:.0f}", s.description)
+        town = f"{s.town}{' (held out)' if s.split == 'heldout' else ''}"
+        table.add_row(s.name, s.family, town, f"{s.description} {s.weather}, at most {s.duration_s:.0f} s.")
     Console().print(table)

@@ -8,7 +8,9 @@ import torch
 
 pytest.importorskip("libsumo")
 pytest.importorskip("panda3d")
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
+
+import transformers
 
 from efficientgen.eval.honesty import picture_bank, swapped_images
 from efficientgen.eval.metrics import score
