@@ -63,6 +63,7 @@ class _Layout:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept: the first caller may be a planner, the next a training step
 def _layout(grids: tuple[Grid, ...], window_groups: int) -> _Layout:
     order, windows, images, positions, start = [], [], [], [], 0
     for t, h, w in grids:
