@@ -70,14 +70,7 @@ _kept: dict[tuple[str, ...], Any] = {}  # planners, worlds and picture banks of 
 def run_job(job: Job) -> Metrics:
     """Drive one job in this process and score it."""
     scenario = load_scenario(job.scenario)
-    planner: Any = EXPERT
-    if job.planner != EXPERT:
-        key = ("planner", job.planner, job.checkpoint, job.decoder, str(job.use_history))
-        if key not in _kept:
-            _kept[key] = load_planner(job.planner, job.checkpoint, job.decoder, job.use_history)
-        planner = _kept[key]
-    looks = planner != EXPERT and getattr(planner, "frames_per_camera", 2) > 0
-    world = _world() if looks else None
+    planner, world = driver_of(job.planner, job.checkpoint, job.decoder, job.use_history)
     transform = None
     if job.images == "swapped":
         transform = swapped_images(_bank(job.donor, job.seed))
@@ -88,6 +81,17 @@ def run_job(job: Job) -> Metrics:
     if job.save_to:
         save(log, Path(job.save_to), metrics)
     return metrics
+
+
+def driver_of(name: str, checkpoint: str = "", decoder: str = "", use_history: bool = True) -> tuple[Any, Any]:
+    """(planner, world) for `drive`, made once per process; the world is None for a planner that looks at no pixels."""
+    if name == EXPERT:
+        return EXPERT, None
+    key = ("planner", name, checkpoint, decoder, str(use_history))
+    if key not in _kept:
+        _kept[key] = load_planner(name, checkpoint, decoder, use_history)
+    planner = _kept[key]
+    return planner, _world() if getattr(planner, "frames_per_camera", 2) > 0 else None
 
 
 def _world() -> Any:

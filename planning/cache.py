@@ -8,6 +8,7 @@ Everything committed must come from causal rows, because training's noisy blocks
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -66,3 +67,68 @@ class KVCache:
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """Scaled dot-product attention with fewer K/V heads than query heads; q (B, H, L, D), k and v (B, Hkv, S, D)."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+
+
+class ForkedCache:
+    """N continuations of one `KVCache`: the prefix is stored once and read once, each row has its own tail and length.
+
+    Rows may be at different places, so a forward of W tokens holds `counts[r] <= W` real ones in row r; what pads the
+    rest is written behind them and overwritten by the next forward.
+    """
+
+    def __init__(self, prefix: KVCache, rows: int, capacity: int):
+        layers, _, _, heads, _, width = prefix.store.shape
+        self.prefix, self.capacity = prefix, capacity
+        self.tail = prefix.store.new_zeros(layers, 2, rows, heads, capacity, width)
+        self.lengths = [0] * rows
+
+    def append(self, mode: Mode, counts: Sequence[int], width: int) -> Attend:
+        """Attention for one forward of (N, `width`) tokens; row r keeps its first `counts[r]`, until `drop`.
+
+        Raises:
+            CacheFullError: they do not fit.
+        """
+        if max(self.lengths) + width > self.capacity:
+            raise CacheFullError(f"{max(self.lengths) + width} tokens in tails of {self.capacity}; make them longer")
+        device = self.tail.device
+        start = torch.tensor(self.lengths, device=device)[:, None]  # (N, 1)
+        slots = start + torch.arange(width, device=device)  # (N, W)
+        place = torch.arange(self.capacity, device=device)
+        last = (
+            slots
+            if mode == "causal"
+            else (start + torch.tensor(counts, device=device)[:, None] - 1).expand(slots.shape)
+        )
+        seen = place <= last[..., None]  # (N, W, T)
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        end = self.prefix.length
+
+        def attend(layer: int) -> LayerAttend:
+            keys, values = self.prefix.store[layer, :, 0, :, :end]  # (Hkv, P, D) each
+            tail_keys, tail_values = self.tail[layer]  # (N, Hkv, T, D) each
+
+            def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                rows, heads, n, d = q.shape
+                shared = len(keys)
+                where = slots[:, None, :, None].expand(-1, shared, -1, d)
+                tail_keys.scatter_(2, where, k)
+                tail_values.scatter_(2, where, v)
+                grouped = q.view(rows, shared, heads // shared, n, d) * d**-0.5
+                flat = grouped.transpose(0, 1).reshape(shared, -1, d)  # all rows' queries meet the prefix at once
+                near = grouped.flatten(2, 3) @ tail_keys.transpose(-1, -2)  # (N, Hkv, G W, T)
+                near = near.unflatten(2, (-1, n)).masked_fill(~seen[:, None, None], -torch.inf)
+                far = (flat @ keys.transpose(-1, -2)).view(shared, rows, -1, n, end).transpose(0, 1)
+                weights = torch.cat([far, near], -1).softmax(-1)  # (N, Hkv, G, W, P + T)
+                far, near = weights.split([end, self.capacity], -1)
+                out = (
+                    (far.transpose(0, 1).reshape(shared, -1, end) @ values).view(shared, rows, -1, n, d).transpose(0, 1)
+                )
+                return (out + (near.flatten(2, 3) @ tail_values).unflatten(2, (-1, n))).reshape(rows, heads, n, d)
+
+            return one
+
+        return attend
+
+    def drop(self, counts: Sequence[int]) -> None:
+        """Forget the last `counts[r]` tokens of each row r."""
+        self.lengths = [length - count for length, count in zip(self.lengths, counts, strict=True)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +18,11 @@ from efficientgen.perception.types import DecodeStats, Observation, Plan
 from efficientgen.perception.vision import Grid
 from efficientgen.planning.cache import KVCache
 from efficientgen.planning.checkpoint import load_model
-from efficientgen.planning.decode import DECODERS, Answer, TemplateOnDevice
+from efficientgen.planning.decode import DECODERS, Answer, Counts, TemplateOnDevice
 from efficientgen.planning.model import VisionLanguageModel, position_ids
 from efficientgen.planning.prompt import ego_numbers, prompt_ids
-from efficientgen.planning.schema import SCHEMAS, compile_template, decode_answer
+from efficientgen.planning.rollouts import decode_rollouts, gumbel_noise
+from efficientgen.planning.schema import SCHEMAS, SECTIONS, AnswerError, compile_template, decode_answer
 from efficientgen.planning.tokenizer import Tokenizer
 
 CAMERAS = ("FRONT_LEFT", "FRONT", "FRONT_RIGHT")  # WOD-E2E order
@@ -36,8 +38,13 @@ class DDrive:
     frames_per_camera = TEMPORAL_PATCH
 
     def __init__(self, model: VisionLanguageModel, tokenizer: Tokenizer, decoder: str = "scaffold-spec",
-                 use_history: bool = True, name: str = "ddrive"):  # fmt: skip
-        self.name = name
+                 use_history: bool = True, name: str = "ddrive", rollouts: int = 1,
+                 temperature: float = 0.5):  # fmt: skip
+        self.name, self.rollouts, self.temperature, self._seed = name, rollouts, temperature, 0
+        if rollouts < 1 or rollouts > 1 and decoder != "scaffold-spec":
+            raise ValueError(
+                f"{rollouts} rollouts with decoder '{decoder}': at least 1, and several need scaffold-spec"
+            )
         if decoder not in DECODERS:
             raise UnknownDecoderError(f"no decoder '{decoder}'; choose one of {', '.join(DECODERS)}")
         self.model, self.tokenizer, self.decoder, self.use_history = model, tokenizer, decoder, use_history
@@ -49,8 +56,12 @@ class DDrive:
 
     @staticmethod
     def from_pretrained(directory: str | Path, *, decoder: str = "scaffold-spec", dtype: torch.dtype = torch.float32,
-                        device: str = "cpu", use_history: bool = True) -> DDrive:  # fmt: skip
+                        device: str = "cpu", use_history: bool = True, rollouts: int = 1,
+                        temperature: float = 0.5) -> DDrive:  # fmt: skip
         """Load a model directory.
+
+        Args:
+            rollouts: trajectories sampled at `temperature` and averaged for each plan; 1 is the greedy one.
 
         Raises:
             CheckpointError: the directory is incomplete, damaged or does not fit its config.
@@ -58,10 +69,12 @@ class DDrive:
         """
         directory = Path(directory)
         model = load_model(directory, dtype, device)
-        return DDrive(model, Tokenizer.load(directory), decoder, use_history, directory.resolve().name)
+        name = directory.resolve().name
+        return DDrive(model, Tokenizer.load(directory), decoder, use_history, name, rollouts, temperature)
 
     def reset(self, seed: int) -> None:
-        """Nothing is carried from plan to plan; greedy decoding draws no random numbers."""
+        """The seed of the rollouts; nothing else is carried from plan to plan, and greedy decoding draws nothing."""
+        self._seed = seed
 
     def inputs(self, observation: Observation) -> tuple[torch.Tensor, tuple[Grid, ...], list[int]]:
         """Patch vectors (1, N, 1176), one grid per camera, and the prompt's token ids."""
@@ -77,9 +90,13 @@ class DDrive:
         ids = prompt_ids(self.tokenizer, len(CAMERAS), per_image, observation.command, numbers, self.use_history)
         return patches, (grid,) * len(CAMERAS), ids
 
-    @torch.inference_mode()
     def answer(self, observation: Observation) -> tuple[Answer, dict[str, float]]:
-        """Answer tokens and the wall seconds of each stage."""
+        """The greedy answer's tokens and the wall seconds of each stage."""
+        answers, counts, seconds = self._answers(observation, 1)
+        return answers[0], seconds
+
+    @torch.inference_mode()
+    def _answers(self, observation: Observation, rollouts: int) -> tuple[list[Answer], Counts, dict[str, float]]:
         t0 = time.perf_counter()
         patches, grids, ids = self.inputs(observation)
         vision = self.model.see(patches, grids)
@@ -90,19 +107,37 @@ class DDrive:
         hidden = self.model(embeds, positions, cache.append("causal", len(ids)))
         logits = self.model.logits(hidden[0, -1])
         t2 = time.perf_counter()
-        result = DECODERS[self.decoder](self.model, cache, self._template, logits, int(positions.max()) + 1)
+        begin = int(positions.max()) + 1
+        if rollouts == 1:
+            answer = DECODERS[self.decoder](self.model, cache, self._template, logits, begin)
+            answers, counts = [answer], answer.counts
+        else:
+            steps = int((self.template.section == SECTIONS.index("trajectory")).sum())
+            vocabulary = self.model.config.text.vocab_size
+            noise = gumbel_noise(self._seed, observation.stamp_ns, rollouts, steps, vocabulary)
+            answers, counts = decode_rollouts(self.model, cache, self._template, logits, begin, noise, self.temperature)
         t3 = time.perf_counter()
-        return result, {"vision": t1 - t0, "prefill": t2 - t1, "decode": t3 - t2}
+        return answers, counts, {"vision": t1 - t0, "prefill": t2 - t1, "decode": t3 - t2}
 
     def plan(self, observation: Observation) -> Plan:
-        """One plan.
+        """One plan: the greedy trajectory, or the mean of the rollouts with their spread.
+
+        A rollout without a trajectory is left out of the mean.
 
         Raises:
-            AnswerError: the answer holds no trajectory (the allow-lists make that impossible for a sound checkpoint).
+            AnswerError: no answer holds a trajectory (the allow-lists make that impossible for a sound checkpoint).
         """
-        answer, seconds = self.answer(observation)
-        text, sections = decode_answer(self.template, self.tokenizer, answer.ids)
-        counts = answer.counts
+        answers, counts, seconds = self._answers(observation, self.rollouts)
+        read: list[tuple[str, dict[str, Any]]] = []
+        for answer in answers:
+            try:
+                read.append(decode_answer(self.template, self.tokenizer, answer.ids))
+            except AnswerError:
+                if answer is answers[-1] and not read:
+                    raise
+        paths = np.array([sections["trajectory"] for _, sections in read], np.float64)  # (N, T, 2)
+        text, sections = read[0]
+        mean = paths.mean(0)
         stats = DecodeStats(
             decoder=self.decoder,
             engine=f"torch-{self.device.type}-{str(self.dtype).removeprefix('torch.')}",
@@ -113,12 +148,15 @@ class DDrive:
             value_tokens=int(self.template.is_value.sum()),
             seconds=seconds,
         )
+        several = len(paths) > 1
         return Plan(
             stamp_ns=observation.stamp_ns,
-            waypoints=np.array(sections["trajectory"], np.float64),
+            waypoints=mean,
             times_s=np.array(self.template.schema.times_s),
-            sections=sections,
+            sections=sections | {"trajectory": mean.tolist()},
             text=text,
+            rollouts=paths if several else np.zeros((0, 0, 2)),
+            spread_m=np.sqrt(paths.var(0).sum(-1)) if several else np.zeros(0),
             stats=stats,
         )
 

@@ -11,7 +11,7 @@ The token at position p is predicted from the hidden state at p - 1 (token shift
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,12 +100,25 @@ def decode_scaffold_spec(
 
     Lossless against `decode_ar` of the same weights, allow-lists and scaffold, in exact arithmetic.
     """
-    mask = model.config.mask_token_id
     counts = Counts()
-    ids: list[int] = []
     run = runner(model, cache, next_position, counts)
+    ids, _ = speculate(run, cache, template, prompt_logits, template.blocks, model.config.mask_token_id, counts)
+    return Answer(ids, counts)
+
+
+def speculate(
+    run: Run,
+    cache: KVCache,
+    template: TemplateOnDevice,
+    prompt_logits: Tensor,
+    blocks: Sequence[tuple[int, int]],
+    mask: int,
+    counts: Counts,
+) -> tuple[list[int], Tensor]:
+    """Scaffold speculation through `blocks`, from answer position 0: the tokens and the logits (V,) of the next one."""
+    ids: list[int] = []
     previous = prompt_logits[None]  # logits that predict position i
-    for _, end in template.blocks:
+    for _, end in blocks:
         while (i := len(ids)) < end:
             counts.cycles += 1
             block = template.pick(previous, i) + [s if s >= 0 else mask for s in template.scaffold[i + 1 : end]]
@@ -114,17 +127,27 @@ def decode_scaffold_spec(
                 cache.drop(len(block))
                 block = block[:1] + template.pick(draft[:-1], i + 1)
             logits = run(block, i, "causal")
-            verified = template.pick(logits[:-1], i + 1)
-            keep = 1
-            while keep < len(block) and verified[keep - 1] == block[keep]:
-                keep += 1
-            values = [template.scaffold[p] < 0 for p in range(i + 1, end)]
-            counts.drafted += sum(values)
-            counts.accepted += sum(values[: keep - 1])
+            keep = agreed(block, template.pick(logits[:-1], i + 1))
+            tally(counts, template, i, end, keep)
             ids += block[:keep]
             cache.drop(len(block) - keep)
             previous = logits[keep - 1 : keep]
-    return Answer(ids, counts)
+    return ids, previous[0]
+
+
+def agreed(block: list[int], verified: list[int]) -> int:
+    """How many tokens of `block` the verifier would have written itself; its first is always one of them."""
+    keep = 1
+    while keep < len(block) and verified[keep - 1] == block[keep]:
+        keep += 1
+    return keep
+
+
+def tally(counts: Counts, template: TemplateOnDevice, i: int, end: int, keep: int) -> None:
+    """Enter a verified block [i, end) of which `keep` tokens stay; its first token was not drafted."""
+    values = [template.scaffold[p] < 0 for p in range(i + 1, end)]
+    counts.drafted += sum(values)
+    counts.accepted += sum(values[: keep - 1])
 
 
 DECODERS = {"ar": decode_ar, "scaffold-spec": decode_scaffold_spec}

@@ -1,4 +1,4 @@
-"""`efficientgen data`: record expert drives, render them into a training set."""
+"""`efficientgen data`: record drives, render them into a training set."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from efficientgen.planning.load import EXPERT
 
 app = typer.Typer(help="Make training data.", no_args_is_help=True)
 
@@ -23,17 +25,20 @@ def _progress() -> Progress:
 @app.command("record")
 def record_command(
     out: Annotated[Path, typer.Option(help="Directory for the oracle logs.")] = Path("data/logs"),
-    drives: Annotated[int, typer.Option(min=1, help="Expert drives of 40 s to make.")] = 420,
+    drives: Annotated[int, typer.Option(min=1, help="Drives of 40 s to make.")] = 420,
     first_seed: Annotated[int, typer.Option(help="Seed of the first drive; the others count up.")] = 2000,
     workers: Annotated[int, typer.Option(min=1)] = 2,
+    planner: Annotated[
+        str, typer.Option(help="Who drives; a learned planner's drives show where it gets to (DAgger).")
+    ] = EXPERT,
 ) -> None:
-    """Let the expert drive random scenarios on the training towns and keep compact logs (no pixels)."""
+    """Drive random scenarios on the training towns and keep compact logs (no pixels); `data render` labels them."""
     from efficientgen.eval.record import record_drives
 
     with _progress() as progress:
         task = progress.add_task("recording", total=drives)
-        kept = record_drives(out, drives, first_seed, workers, lambda line: progress.advance(task))
-    print(f"{kept} of {drives} drives in {out}; the others held an infraction of the expert's own")
+        kept = record_drives(out, drives, first_seed, workers, lambda line: progress.advance(task), planner)
+    print(f"{kept} of {drives} drives in {out}; those not kept held an infraction of the expert's own")
 
 
 @app.command("render")

@@ -1,0 +1,103 @@
+"""N trajectories for one scene: shared-prefix rollouts (Fast-dDrive, 2605.23163, section 3.4), batched.
+
+The answer's first three sections are written once, greedily.  Then N rows write the trajectory, each sampling from the
+verifier at temperature `temperature`; the K/V of prompt and first sections is stored once and read once for all rows.
+A row's sample at a position is argmax(logits / temperature + its own Gumbel noise there) (Gumbel-max), so it is a
+function of (noise, prefix) alone: which rows share a batch, how far a draft reaches and where it is rejected change
+nothing, and every rollout equals plain AR sampling with the same noise.  Drafts use the same noise as the verifier,
+which makes the two agree more often than the paper's greedy draft would; that, too, changes only the speed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efficientgen.planning.cache import ForkedCache, KVCache, Mode
+from efficientgen.planning.decode import Answer, Counts, TemplateOnDevice, agreed, runner, speculate, tally
+from efficientgen.planning.model import VisionLanguageModel
+
+
+def gumbel_noise(seed: int, stamp_ns: int, rollouts: int, positions: int, vocabulary: int) -> Tensor:
+    """(N, positions, vocabulary) float64 standard Gumbel draws, keyed by (seed, stamp, rollout)."""
+    draws = [np.random.default_rng([seed, stamp_ns, r]).gumbel(size=(positions, vocabulary)) for r in range(rollouts)]
+    return torch.from_numpy(np.stack(draws))
+
+
+def decode_rollouts(
+    model: VisionLanguageModel,
+    cache: KVCache,
+    template: TemplateOnDevice,
+    prompt_logits: Tensor,
+    next_position: int,
+    noise: Tensor,
+    temperature: float,
+) -> tuple[list[Answer], Counts]:
+    """N whole answers that share all but the trajectory, and what they cost together.
+
+    Args:
+        noise: (N, T, V) Gumbel draws for the T positions of the trajectory section.
+        temperature: of the verifier; 0 is greedy, and all rollouts are then the answer of `decode_scaffold_spec`.
+
+    Lossless against AR sampling with the same noise, scaffold forced, in exact arithmetic.
+    """
+    mask, counts = model.config.mask_token_id, Counts()
+    start = len(template.scaffold) - noise.shape[1]
+    head = [block for block in template.blocks if block[1] <= start]
+    run = runner(model, cache, next_position, counts)
+    shared, logits = speculate(run, cache, template, prompt_logits, head, mask, counts)
+    rows = len(noise)
+    widest = max(end - begin for begin, end in template.blocks if begin >= start)
+    tails = ForkedCache(cache, rows, noise.shape[1] + widest)
+    written: list[list[int]] = [[] for _ in range(rows)]
+    previous = logits.expand(rows, 1, -1)  # (N, 1, V), predict each row's next token
+    device = cache.store.device
+    noise = noise.to(device, logits.dtype)
+
+    def pick(scores: Tensor, r: int, first: int) -> list[int]:
+        if temperature > 0:
+            scores = scores / temperature + noise[r, first : first + len(scores)]
+        return template.pick(scores, start + first)
+
+    def forward(blocks: list[list[int]], firsts: list[int], mode: Mode) -> Tensor:
+        counts.forwards += 1
+        width = max(map(len, blocks))
+        ids = torch.tensor([block + [mask] * (width - len(block)) for block in blocks], device=device)
+        begin = torch.tensor(firsts, device=device)[:, None] + torch.arange(width, device=device)  # (N, W)
+        positions = (begin + start + next_position).expand(3, -1, -1)
+        attend = tails.append(mode, list(map(len, blocks)), width)
+        return model.logits(model(model.embed(ids), positions, attend))
+
+    while any(len(ids) < noise.shape[1] for ids in written):
+        firsts = [len(ids) for ids in written]
+        ends = [_end_of_block(template, start + i) - start for i in firsts]
+        blocks: list[list[int]] = []
+        for r, (i, end) in enumerate(zip(firsts, ends, strict=True)):
+            rest = [s if s >= 0 else mask for s in template.scaffold[start + i + 1 : start + end]]
+            blocks.append(pick(previous[r], r, i) + rest if i < end else [])
+        counts.cycles += 1
+        if any(mask in block for block in blocks):
+            drafts = forward(blocks, firsts, "block")
+            tails.drop(list(map(len, blocks)))
+            for r, block in enumerate(blocks):
+                if mask in block:
+                    block[1:] = pick(drafts[r, : len(block) - 1], r, firsts[r] + 1)
+        verified = forward(blocks, firsts, "causal")
+        following = []
+        for r, block in enumerate(blocks):
+            keep = 0
+            if block:
+                keep = agreed(block, pick(verified[r, : len(block) - 1], r, firsts[r] + 1))
+                tally(counts, template, start + firsts[r], start + ends[r], keep)
+                written[r] += block[:keep]
+            following.append(verified[r, max(keep - 1, 0)][None])
+            blocks[r] = block[keep:]
+        tails.drop(list(map(len, blocks)))
+        previous = torch.stack(following)
+    return [Answer(shared + ids, counts) for ids in written], counts
+
+
+def _end_of_block(template: TemplateOnDevice, position: int) -> int:
+    """End of the diffusion block that holds `position`; `position` itself behind the last."""
+    return next((end for _, end in template.blocks if position < end), position)
