@@ -145,7 +145,7 @@ class DDrive:
             cycles=counts.cycles,
             drafted=counts.drafted,
             accepted=counts.accepted,
-            value_tokens=int(self.template.is_value.sum()),
+            value_tokens=counts.values,
             seconds=seconds,
         )
         several = len(paths) > 1

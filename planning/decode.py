@@ -24,12 +24,13 @@ from efficientgen.planning.schema import Template
 
 @dataclass
 class Counts:
-    """What a decode cost.  `drafted` and `accepted` count value tokens only; scaffold is never compared."""
+    """What a decode cost.  `drafted`, `accepted` and `values` (written) count value tokens; scaffold costs nothing."""
 
     forwards: int = 0
     cycles: int = 0
     drafted: int = 0
     accepted: int = 0
+    values: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def decode_ar(
         ids += template.pick(logits, i)
         if i + 1 < len(template.scaffold):
             logits = run(ids[-1:], i, "causal")
-    counts.cycles = counts.forwards
+    counts.cycles, counts.values = counts.forwards, sum(s < 0 for s in template.scaffold)
     return Answer(ids, counts)
 
 
@@ -145,9 +146,10 @@ def agreed(block: list[int], verified: list[int]) -> int:
 
 def tally(counts: Counts, template: TemplateOnDevice, i: int, end: int, keep: int) -> None:
     """Enter a verified block [i, end) of which `keep` tokens stay; its first token was not drafted."""
-    values = [template.scaffold[p] < 0 for p in range(i + 1, end)]
-    counts.drafted += sum(values)
-    counts.accepted += sum(values[: keep - 1])
+    values = [s < 0 for s in template.scaffold[i:end]]
+    counts.drafted += sum(values[1:])
+    counts.accepted += sum(values[1:keep])
+    counts.values += sum(values[:keep])
 
 
 DECODERS = {"ar": decode_ar, "scaffold-spec": decode_scaffold_spec}

@@ -69,6 +69,8 @@ def test_each_rollout_is_ar_sampling_with_its_own_noise(prompted, temperature):
     assert [a.ids for a in answers] == [sampled_ar(prompted, n, temperature) for n in noise]
     assert len({tuple(a.ids) for a in answers}) == 3, "three draws, three trajectories"
     assert counts.forwards <= 2 * counts.cycles and 0 <= counts.accepted <= counts.drafted
+    values = np.array(prompted.planner.template.is_value)
+    assert counts.values == values[: prompted.start].sum() + 3 * values[prompted.start :].sum()
 
 
 def test_who_shares_the_batch_changes_nothing(prompted):
