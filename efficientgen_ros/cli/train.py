@@ -24,6 +24,9 @@ def planner_command(
     seconds: Annotated[float, typer.Option(min=1, help="Wall time to train for.")] = 1080.0,
     batch: Annotated[int, typer.Option(min=1)] = 256,
     seed: Annotated[int, typer.Option()] = 0,
+    start: Annotated[Path | None, typer.Option(help="Model directory to go on from (fine-tuning).")] = None,
+    peak_lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.5e-3,
+    ar_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of the time for the AR warm-up.")] = 0.45,
     device: Annotated[str, typer.Option(help="cuda or cpu; default: whichever is there.")] = "",
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the towers.")] = True,
 ) -> None:
@@ -34,8 +37,10 @@ def planner_command(
     from efficientgen.planning.train.trainer import TrainConfig, Trainer
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    config = TrainConfig(seconds=seconds, batch=batch, seed=seed, compile=compile_model)
-    trainer = Trainer(load_set(data), out, config, device, lambda line: print(line, flush=True))
+    config = TrainConfig(
+        seconds=seconds, batch=batch, seed=seed, compile=compile_model, peak_lr=peak_lr, ar_fraction=ar_fraction
+    )
+    trainer = Trainer(load_set(data), out, config, device, lambda line: print(line, flush=True), start=start)
     if trainer.resume():
         print(f"going on at step {trainer.step}, {trainer.elapsed:.0f} s")
     print(trainer.run())

@@ -3,7 +3,8 @@
     L = [ sum over noisy copies, masked tokens of w_section CE  +  sum over clean answer tokens of CE ] / (2 N)
 
 with N the number of answer tokens.  Logits at p - 1 predict the token at p, in the clean and in the noisy stream.
-Ours beside the paper: a coordinate's last digit counts less (`FRACTION_WEIGHT`), because it is mostly noise.
+Ours beside the paper: a coordinate's last digit counts less (`FRACTION_WEIGHT`), because it is mostly noise, and the
+two answers to a yes/no question count alike however rare one of them is (`object_balance`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from efficientgen.planning.masks import COPIES, complementary_noise, first_of_block, training_mask
 from efficientgen.planning.model import Attend, VisionLanguageModel
-from efficientgen.planning.schema import Template
+from efficientgen.planning.schema import CRITICAL_OBJECTS, Template
+from efficientgen.planning.tokenizer import Tokenizer
 
 # in the order of schema.SECTIONS: critical_objects, explanation, future_meta_behavior, trajectory
 SECTION_WEIGHTS = (1.5, 1.0, 2.0, 3.0)
 FRACTION_WEIGHT = 0.4  # of the digits after the point
+BALANCE_LIMIT = 5.0
 SECTION_BETA = ((1.0, 2.0), (1.0, 1.0), (1.0, 1.5), (2.0, 1.0))
 
 
@@ -36,11 +39,36 @@ class LossParts:
 
 
 def ar_loss(
-    model: VisionLanguageModel, embeds: Tensor, positions: Tensor, answer: Tensor, template: Template
+    model: VisionLanguageModel, embeds: Tensor, positions: Tensor, answer: Tensor, template: Template, weights: Tensor
 ) -> LossParts:
-    """Cross-entropy of the clean answer; `embeds` (B, P, hidden) of the prompt, `answer` (B, L), `positions` (3, P)."""
+    """Cross-entropy of the clean answer.
+
+    `embeds` (B, P, hidden) of the prompt, `answer` (B, L), `positions` (3, P), `weights` of `token_weights`.
+    """
+    return _loss(model, embeds, positions, answer, weights, None, None, None)
+
+
+def object_balance(template: Template, tokenizer: Tokenizer, answers: Tensor) -> Tensor:
+    """(L, V) weight of each token at each yes/no position, 1 elsewhere: both answers of a class count alike in sum.
+
+    Pedestrians are in view in one picture of seven; without balance, "no" is a good answer to everything.  Weights are
+    kept below `BALANCE_LIMIT`, so that classes which are hardly ever there do not take over.
+    """
+    out = torch.ones(len(template), tokenizer.vocab_size, device=answers.device)
+    yes, no = (tokenizer.id_of(word) for word in ("yes", "no"))
+    for name, start, _ in template.slots:
+        if name in CRITICAL_OBJECTS:
+            share = float((answers[:, start] == yes).float().mean())
+            if 0 < share < 1:
+                out[start, yes] = min(0.5 / share, BALANCE_LIMIT)
+                out[start, no] = min(0.5 / (1 - share), BALANCE_LIMIT)
+    return out
+
+
+def token_weights(template: Template, answer: Tensor, balance: Tensor) -> Tensor:
+    """(B, L) weight of each answer token: its place in a number, and how rare this answer to its question is."""
     place = torch.from_numpy(place_weights(template)).to(answer.device)
-    return _loss(model, embeds, positions, answer, place, None, None, None)
+    return place * balance.expand(len(answer), -1, -1).gather(2, answer[..., None])[..., 0]
 
 
 def place_weights(template: Template) -> NDArray[np.float32]:
@@ -58,6 +86,7 @@ def sasd_loss(
     positions: Tensor,
     answer: Tensor,
     template: Template,
+    weights: Tensor,
     turn: NDArray[np.int64],
     full_probability: float,
     generator: torch.Generator,
@@ -68,10 +97,9 @@ def sasd_loss(
     maskable = torch.from_numpy(template.is_value & ~first_of_block(turn)).to(device)
     beta = torch.tensor(SECTION_BETA, device=device)
     hidden = complementary_noise(maskable, section, beta, full_probability, generator, len(answer))
-    weight = torch.tensor(SECTION_WEIGHTS, device=device)[section]
-    place = torch.from_numpy(place_weights(template)).to(device)
+    noisy_weights = torch.tensor(SECTION_WEIGHTS, device=device)[section] * weights
     mask = training_mask(positions.shape[1], turn).to(device)
-    return _loss(model, embeds, positions, answer, place, hidden, weight * place, mask)
+    return _loss(model, embeds, positions, answer, weights, hidden, noisy_weights, mask)
 
 
 def _loss(
@@ -79,9 +107,9 @@ def _loss(
     embeds: Tensor,
     positions: Tensor,
     answer: Tensor,
-    place: Tensor,
+    weights: Tensor,
     hidden: Tensor | None,
-    weight: Tensor | None,
+    noisy_weights: Tensor | None,
     mask: Tensor | None,
 ) -> LossParts:
     batch, length = answer.shape
@@ -95,16 +123,16 @@ def _loss(
     answer_states = states[:, prompt - 1 :]  # predictors: of clean answer token 0, 1, ...
     logits = model.logits(answer_states[:, :length])
     ce = F.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
-    clean = (ce.view(batch, -1) * place).sum()
+    clean = (ce.view(batch, -1) * weights).sum()
     count = batch * length
-    if hidden is None or weight is None:
+    if hidden is None or noisy_weights is None:
         return LossParts(clean / count, clean.detach() / count, torch.zeros((), device=answer.device))
     noisy = clean.new_zeros(())
     for copy in range(COPIES):
         start = prompt + (1 + copy) * length
         logits = model.logits(states[:, start : start + length - 1])  # predict answer tokens 1 .. L - 1
         ce = F.cross_entropy(logits.flatten(0, 1).float(), answer[:, 1:].flatten(), reduction="none")
-        noisy = noisy + (ce.view(batch, -1) * hidden[:, copy, 1:] * weight[1:]).sum()
+        noisy = noisy + (ce.view(batch, -1) * hidden[:, copy, 1:] * noisy_weights[:, 1:]).sum()
     masked = hidden.sum().clamp(min=1)
     return LossParts((noisy + clean) / (2 * count), clean.detach() / count, noisy.detach() / masked)
 

@@ -21,14 +21,15 @@ import torch
 from torch import Tensor
 
 from efficientgen.perception.patches import grid_of, patchify
-from efficientgen.planning.checkpoint import save_model
+from efficientgen.planning.checkpoint import load_model, save_model
 from efficientgen.planning.masks import random_turns
 from efficientgen.planning.model import ModelConfig, VisionLanguageModel, position_ids
 from efficientgen.planning.nano import nano_config, nano_tokenizer
 from efficientgen.planning.schema import NANO, Template, compile_template
 from efficientgen.planning.tokenizer import NULL, Tokenizer
+from efficientgen.planning.train.augment import augment_patches, augment_pixels
 from efficientgen.planning.train.data import DrivingSet
-from efficientgen.planning.train.loss import LossParts, ar_loss, sasd_loss
+from efficientgen.planning.train.loss import LossParts, ar_loss, object_balance, sasd_loss, token_weights
 from efficientgen.planning.train.validate import Validation, validate
 
 
@@ -62,6 +63,7 @@ class Trainer:
     """Model, optimiser and their averages, on one device.
 
     `model` is the shape to train, on the nano schema and vocabulary; None is the nano size that this repo ships.
+    `start` is a model directory to go on from in place of random weights (fine-tuning; its shape counts).
     """
 
     def __init__(
@@ -72,13 +74,17 @@ class Trainer:
         device: str,
         log: Callable[[str], None],
         model: ModelConfig | None = None,
+        start: Path | None = None,
     ):
         self.config, self.device, self.directory, self.log = config, device, directory, log
         self.tokenizer: Tokenizer = nano_tokenizer()
         self.template: Template = compile_template(NANO, self.tokenizer, bd_size=32)
         torch.manual_seed(config.seed)
-        self.model = VisionLanguageModel(model or nano_config(self.tokenizer)).to(device)
-        _initialise(self.model)
+        if start is None:
+            self.model = VisionLanguageModel(model or nano_config(self.tokenizer)).to(device)
+            _initialise(self.model)
+        else:
+            self.model = load_model(start, torch.float32, device).requires_grad_(True).train()
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         decay = [p for p in self.model.parameters() if p.dim() > 1]
         plain = [p for p in self.model.parameters() if p.dim() <= 1]
@@ -88,6 +94,7 @@ class Trainer:
         self.step, self.elapsed = 0, 0.0
         self.data = data.to(device)
         self.rows = torch.nonzero(~data.heldout)[:, 0].to(device)
+        self.balance = object_balance(self.template, self.tokenizer, self.data.answer[self.rows])
         height, width = data.images.shape[2:4]
         self.grids = (grid_of(height, width),) * 3
         self.positions = position_ids(data.prompt[0].tolist(), self.grids, self.model.config).to(device)
@@ -134,21 +141,23 @@ class Trainer:
         config = self.config
         for group in self.optimiser.param_groups:
             group["lr"] = _learning_rate(progress, config)
-        weights = self.data.weight[self.rows]
-        pick = self.rows[torch.multinomial(weights, config.batch, replacement=True, generator=self.generator)]
+        chances = self.data.weight[self.rows]
+        pick = self.rows[torch.multinomial(chances, config.batch, replacement=True, generator=self.generator)]
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device.startswith("cuda")):
             embeds = self._embed_prompt(pick)
             answer = self.data.answer[pick].long()
+            weights = token_weights(self.template, answer, self.balance)
             if progress < config.ar_fraction:
-                parts = ar_loss(self.model, embeds, self.positions, answer, self.template)
+                parts = ar_loss(self.model, embeds, self.positions, answer, self.template, weights)
             else:
                 share = (progress - config.ar_fraction) / (1 - config.ar_fraction)
                 size = block_size_at(share / 0.6, self.model.config.bd_size)
                 turn = random_turns(self.template, size, self.numpy_rng)
                 probability = config.full_mask_probability
                 parts = sasd_loss(
-                    self.model, embeds, self.positions, answer, self.template, turn, probability, self.generator
-                )
+                    self.model, embeds, self.positions, answer, self.template, weights, turn, probability,
+                    self.generator,
+                )  # fmt: skip
         self.optimiser.zero_grad(set_to_none=True)
         parts.total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -164,17 +173,9 @@ class Trainer:
         prompt = self.data.prompt[pick].long()
         silent = torch.rand(len(pick), 1, device=self.device, generator=self.generator) < self.config.history_dropout
         prompt = torch.where(silent & self.spoken[prompt], self.tokenizer.id_of(NULL), prompt)
-        patches = patchify(self.data.pairs(pick).flatten(0, 1)).unflatten(0, (len(pick), -1)).flatten(1, 2)
-        return self.model.embed(prompt, self.model.see(self._augment(patches), self.grids))
-
-    def _augment(self, patches: Tensor) -> Tensor:
-        """Per-picture gain and offset of each colour channel, on normalised patches (B, N, 1176)."""
-        shape = (len(patches), 1, 3, 1)
-        noise = [torch.randn(shape, device=self.device, generator=self.generator) for _ in range(2)]
-        common = [torch.randn((len(patches), 1, 1, 1), device=self.device, generator=self.generator) for _ in range(2)]
-        gain = 1 + 0.04 * noise[0] + 0.10 * common[0]
-        offset = 0.04 * noise[1] + 0.12 * common[1]
-        return (patches.unflatten(2, (3, -1)) * gain + offset).flatten(2)
+        images = augment_pixels(self.data.pairs(pick), self.generator).flatten(0, 1)
+        patches = patchify(images).unflatten(0, (len(pick), -1)).flatten(1, 2)
+        return self.model.embed(prompt, self.model.see(augment_patches(patches, self.generator), self.grids))
 
     def validation(self) -> Validation:
         """Validate the averaged weights on held-out samples."""

@@ -12,7 +12,7 @@ from efficientgen.perception.patches import patchify
 from efficientgen.perception.vision import Grid
 from efficientgen.planning.cache import KVCache
 from efficientgen.planning.model import VisionLanguageModel
-from efficientgen.planning.schema import SECTIONS, Template
+from efficientgen.planning.schema import CRITICAL_OBJECTS, SECTIONS, Template
 from efficientgen.planning.train.data import DrivingSet
 
 
@@ -26,6 +26,7 @@ class Validation:
     fde: float
     ade_without_history: float
     object_accuracy: float  # yes/no slots, greedy
+    balanced: dict[str, float]  # balanced accuracy of each yes/no slot whose truth holds both answers
 
 
 @torch.no_grad()
@@ -41,7 +42,7 @@ def validate(
     rows = torch.nonzero(data.heldout)[:, 0]
     if len(rows) == 0:
         nan = float("nan")
-        return Validation(0, nan, nan, nan, nan, nan)
+        return Validation(0, nan, nan, nan, nan, nan, {})
     rows = rows[torch.linspace(0, len(rows) - 1, min(limit, len(rows)), device=rows.device).long()]
     prompt, answer = data.prompt[rows].long(), data.answer[rows].long()
     patches = patchify(data.pairs(rows).flatten(0, 1)).unflatten(0, (len(rows), -1)).flatten(1, 2)
@@ -61,7 +62,18 @@ def validate(
         fde=float(error[:, -1].mean()),
         ade_without_history=float((_waypoints(template, blind) - truth).norm(dim=-1).mean()),
         object_accuracy=float((greedy[:, objects] == answer[:, objects]).float().mean()),
+        balanced=_balanced(template, greedy, answer),
     )
+
+
+def _balanced(template: Template, greedy: Tensor, answer: Tensor) -> dict[str, float]:
+    """Mean recall over the answers that each yes/no slot's truth holds, where it holds two."""
+    out = {}
+    for name, start, _ in template.slots:
+        if name in CRITICAL_OBJECTS and len(kinds := answer[:, start].unique()) > 1:
+            right = greedy[:, start] == answer[:, start]
+            out[name] = float(torch.stack([right[answer[:, start] == kind].float().mean() for kind in kinds]).mean())
+    return out
 
 
 def _numbers(template: Template) -> Tensor:

@@ -9,7 +9,9 @@ from efficientgen.planning.annotate import SENTENCES
 from efficientgen.planning.ddrive import DDrive
 from efficientgen.planning.prompt import EgoNumbers, prompt_ids
 from efficientgen.planning.schema import CRITICAL_OBJECTS, NANO, compile_template, encode_answer
+from efficientgen.planning.train.augment import SHIFT, augment_pixels
 from efficientgen.planning.train.data import DatasetError, load_set, save_shard
+from efficientgen.planning.train.loss import object_balance, token_weights
 from efficientgen.planning.train.trainer import TrainConfig, Trainer, block_size_at
 from tests.planning.conftest import random_observation
 
@@ -57,6 +59,45 @@ def test_training_learns_resumes_and_exports_a_planner(tiny_set, small_config, t
     assert all(torch.equal(a, b) for a, b in zip(again.average.values(), trainer.average.values(), strict=True))
     plan = DDrive.from_pretrained(tmp_path).plan(random_observation(0))
     assert plan.waypoints.shape == (6, 2) and set(plan.sections["critical_objects"]) == set(CRITICAL_OBJECTS)
+
+
+def test_fine_tuning_starts_from_the_given_weights(tiny_set, small_config, tmp_path):
+    config = TrainConfig(seconds=1e9, max_steps=1, batch=2, compile=False)
+    first = Trainer(tiny_set, tmp_path / "a", config, "cpu", lambda line: None, small_config)
+    first.run()
+    second = Trainer(tiny_set, tmp_path / "b", config, "cpu", lambda line: None, start=tmp_path / "a")
+    for name, average in first.average.items():
+        torch.testing.assert_close(second.average[name], average.bfloat16().float())
+    second.run()
+    assert (tmp_path / "b" / "model.safetensors").exists()
+
+
+def test_both_answers_to_a_question_count_alike(tokenizer):
+    template = compile_template(NANO, tokenizer, 32)
+    slots = {name: start for name, start, _ in template.slots}
+    answers = torch.from_numpy(template.scaffold.copy()).clamp(min=0).repeat(10, 1)
+    yes, no = tokenizer.id_of("yes"), tokenizer.id_of("no")
+    answers[:, slots["pedestrian"]] = torch.tensor([yes] * 2 + [no] * 8)
+    answers[:, slots["animal"]] = no
+    weights = token_weights(template, answers, object_balance(template, tokenizer, answers))
+    person = weights[:, slots["pedestrian"]]
+    assert person[:2].sum() == pytest.approx(5.0) and person[2:].sum() == pytest.approx(5.0)
+    assert (weights[:, slots["animal"]] == 1).all(), "a class that never occurs is left alone"
+    assert (weights[:, slots["x0.frac"]] < weights[:, slots["x0.int"]]).all(), "a last digit counts less"
+
+
+def test_augmented_pictures_stay_in_place_and_frames_move_together():
+    images = torch.zeros(4, 3, 2, 28, 56, 3, dtype=torch.uint8)
+    images[..., 10:18, 20:36, :] = 200
+    out = augment_pixels(images, torch.Generator().manual_seed(0))
+    assert out.shape == images.shape and out.dtype == torch.uint8
+    bright = (out > 100).float().mean(-1)  # (B, C, 2, H, W)
+    rows, columns = torch.meshgrid(torch.arange(28.0), torch.arange(56.0), indexing="ij")
+    middles = [(bright * axis).sum((-1, -2)) / bright.sum((-1, -2)) for axis in (rows, columns)]
+    for middle, centre, most in zip(middles, (13.5, 27.5), SHIFT, strict=True):
+        torch.testing.assert_close(middle[..., 0], middle[..., 1], atol=1e-4, rtol=0)
+        moves = middle[..., 0] - centre
+        assert moves.abs().max() <= most + 1e-4 and moves.round().unique().numel() > 1
 
 
 def test_block_sizes_anneal_in_equal_shares():
