@@ -27,7 +27,7 @@ from efficientgen.planning.schema import NANO, compile_template, encode_answer
 from efficientgen.planning.train.data import save_shard
 
 FIRST_NS = 4_000_000_000  # a planner drives only with 4 s of history behind it
-SCENES = 7  # per town
+SCENES = 24  # sets of houses and trees per town
 PAST_NS = (1_500_000_000, 1_000_000_000, 500_000_000)
 
 

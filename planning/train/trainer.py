@@ -45,6 +45,7 @@ class TrainConfig:
     warmup: float = 0.03  # share of progress
     weight_decay: float = 0.05
     ar_fraction: float = 0.45
+    anneal_fraction: float = 0.6  # of the SASD time, in which blocks grow to full size; 0: full size from the start
     history_dropout: float = 0.5
     full_mask_probability: float = 0.3
     ema: float = 0.999
@@ -151,7 +152,8 @@ class Trainer:
                 parts = ar_loss(self.model, embeds, self.positions, answer, self.template, weights)
             else:
                 share = (progress - config.ar_fraction) / (1 - config.ar_fraction)
-                size = block_size_at(share / 0.6, self.model.config.bd_size)
+                grown = share / config.anneal_fraction if config.anneal_fraction else 1.0
+                size = block_size_at(grown, self.model.config.bd_size)
                 turn = random_turns(self.template, size, self.numpy_rng)
                 probability = config.full_mask_probability
                 parts = sasd_loss(
