@@ -27,7 +27,6 @@ from efficientgen.planning.schema import NANO, compile_template, encode_answer
 from efficientgen.planning.train.data import save_shard
 
 FIRST_NS = 4_000_000_000  # a planner drives only with 4 s of history behind it
-SCENES = 24  # sets of houses and trees per town
 PAST_NS = (1_500_000_000, 1_000_000_000, 500_000_000)
 
 
@@ -43,6 +42,7 @@ class DatasetConfig:
     rescaled: float = 0.35  # share of the perturbed samples with another speed
     standing: float = 0.5  # share of those that stand still
     heldout: float = 0.05  # share of the drives kept for validation
+    scenes: int = 7  # sets of houses and trees per town
     seed: int = 0
 
 
@@ -148,7 +148,7 @@ def render_set(
         for i, path in enumerate(logs)
         if not (directory / f"{path.stem}.now.npy").exists()
     ]
-    jobs.sort(key=lambda job: _scene(Path(job[0])))  # a worker builds few scenes and keeps them
+    jobs.sort(key=lambda job: _scene(Path(job[0]), config))  # a worker builds few scenes and keeps them
     total = 0
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for count, line in pool.imap_unordered(_render_one, jobs, chunksize=max(1, len(jobs) // (workers * 6))):
@@ -167,7 +167,7 @@ def _render_one(job: tuple[str, str, DatasetConfig, bool]) -> tuple[int, str]:
     path, directory, config, heldout = Path(job[0]), Path(job[1]), job[2], job[3]
     log = load_oracle_log(path)
     world = _worlds.setdefault("world", ReferenceWorld())
-    world.reset(log.frames[0].town, log.frames[0].weather, _scene(path)[1])
+    world.reset(log.frames[0].town, log.frames[0].weather, _scene(path, config)[1])
     tokenizer = nano_tokenizer()
     template = compile_template(NANO, tokenizer, 32)
     images: list[np.ndarray] = []
@@ -206,10 +206,9 @@ def _render_one(job: tuple[str, str, DatasetConfig, bool]) -> tuple[int, str]:
     return count, f"{path.stem}: {count} samples, {len(images)} pictures"
 
 
-def _scene(path: Path) -> tuple[str, int]:
-    """Town and scene seed of a log named `<town>-<seed>.<seed>.npz`: one of `SCENES` sets of houses and trees."""
-    town, _, seed = path.stem.rpartition(".")[0].rpartition("-")
-    return town, int(seed) % SCENES
+def _scene(path: Path, config: DatasetConfig) -> tuple[str, int]:
+    """Town and scene seed of a log named `<town>-<...>.<seed>.npz`: one of `config.scenes` sets of houses and trees."""
+    return path.stem.partition("-")[0], int(path.stem.rpartition(".")[2]) % config.scenes
 
 
 def _tokens_per_image(triplet: np.ndarray) -> int:

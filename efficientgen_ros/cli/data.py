@@ -47,6 +47,7 @@ def render_command(
     out: Annotated[Path, typer.Option(help="Directory for the shards.")] = Path("data/set"),
     workers: Annotated[int, typer.Option(min=1, help="Renderer processes.")] = os.cpu_count() or 1,
     perturbed: Annotated[float, typer.Option(min=0, help="Perturbed samples per plan stamp.")] = 1.0,
+    scenes: Annotated[int, typer.Option(min=1, help="Sets of houses and trees per town.")] = 7,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many logs.")] = None,
 ) -> None:
     """Perturb, relabel and render oracle logs into a training set."""
@@ -57,5 +58,7 @@ def render_command(
         raise NoLogsError(f"no oracle logs in {logs}; make some with `efficientgen data record --out {logs}`")
     with _progress() as progress:
         task = progress.add_task("rendering", total=len(paths))
-        total = render_set(paths, out, DatasetConfig(perturbed=perturbed), workers, lambda line: progress.advance(task))
+        total = render_set(
+            paths, out, DatasetConfig(perturbed=perturbed, scenes=scenes), workers, lambda line: progress.advance(task)
+        )
     print(f"{total} new samples in {out}")

@@ -27,6 +27,10 @@ def planner_command(
     start: Annotated[Path | None, typer.Option(help="Model directory to go on from (fine-tuning).")] = None,
     peak_lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 1.5e-3,
     ar_fraction: Annotated[float, typer.Option(min=0, max=1, help="Share of the time for the AR warm-up.")] = 0.45,
+    move_pixels: Annotated[
+        bool, typer.Option("--move-pixels", help="Augment pictures by shift and noise too.")
+    ] = False,
+    balance: Annotated[bool, typer.Option("--balance", help="Both answers to a yes/no question count alike.")] = False,
     device: Annotated[str, typer.Option(help="cuda or cpu; default: whichever is there.")] = "",
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the towers.")] = True,
 ) -> None:
@@ -38,7 +42,14 @@ def planner_command(
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     config = TrainConfig(
-        seconds=seconds, batch=batch, seed=seed, compile=compile_model, peak_lr=peak_lr, ar_fraction=ar_fraction
+        seconds=seconds,
+        batch=batch,
+        seed=seed,
+        compile=compile_model,
+        peak_lr=peak_lr,
+        ar_fraction=ar_fraction,
+        move_pixels=move_pixels,
+        balance=balance,
     )
     trainer = Trainer(load_set(data), out, config, device, lambda line: print(line, flush=True), start=start)
     if trainer.resume():

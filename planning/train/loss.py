@@ -3,8 +3,8 @@
     L = [ sum over noisy copies, masked tokens of w_section CE  +  sum over clean answer tokens of CE ] / (2 N)
 
 with N the number of answer tokens.  Logits at p - 1 predict the token at p, in the clean and in the noisy stream.
-Ours beside the paper: a coordinate's last digit counts less (`FRACTION_WEIGHT`), because it is mostly noise, and the
-two answers to a yes/no question count alike however rare one of them is (`object_balance`).
+Ours beside the paper: a coordinate's last digit counts less (`FRACTION_WEIGHT`), because it is mostly noise, and
+on request the two answers to a yes/no question count alike however rare one of them is (`object_balance`).
 """
 
 from __future__ import annotations
@@ -65,9 +65,12 @@ def object_balance(template: Template, tokenizer: Tokenizer, answers: Tensor) ->
     return out
 
 
-def token_weights(template: Template, answer: Tensor, balance: Tensor) -> Tensor:
-    """(B, L) weight of each answer token: its place in a number, and how rare this answer to its question is."""
+def token_weights(template: Template, answer: Tensor, balance: Tensor | None) -> Tensor:
+    """(B, L) weight of each answer token: its place in a number and, with the `balance` of `object_balance`, how rare
+    this answer to its question is."""
     place = torch.from_numpy(place_weights(template)).to(answer.device)
+    if balance is None:
+        return place.expand(len(answer), -1)
     return place * balance.expand(len(answer), -1, -1).gather(2, answer[..., None])[..., 0]
 
 

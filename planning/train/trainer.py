@@ -49,6 +49,8 @@ class TrainConfig:
     history_dropout: float = 0.5
     full_mask_probability: float = 0.3
     ema: float = 0.999
+    move_pixels: bool = False  # augment pictures by shift and noise beside gain and offset
+    balance: bool = False  # both answers to a yes/no question count alike
     seed: int = 0
     compile: bool = True
     validate_every_s: float = 120.0
@@ -95,7 +97,9 @@ class Trainer:
         self.step, self.elapsed = 0, 0.0
         self.data = data.to(device)
         self.rows = torch.nonzero(~data.heldout)[:, 0].to(device)
-        self.balance = object_balance(self.template, self.tokenizer, self.data.answer[self.rows])
+        self.balance = None
+        if config.balance:
+            self.balance = object_balance(self.template, self.tokenizer, self.data.answer[self.rows])
         height, width = data.images.shape[2:4]
         self.grids = (grid_of(height, width),) * 3
         self.positions = position_ids(data.prompt[0].tolist(), self.grids, self.model.config).to(device)
@@ -175,8 +179,10 @@ class Trainer:
         prompt = self.data.prompt[pick].long()
         silent = torch.rand(len(pick), 1, device=self.device, generator=self.generator) < self.config.history_dropout
         prompt = torch.where(silent & self.spoken[prompt], self.tokenizer.id_of(NULL), prompt)
-        images = augment_pixels(self.data.pairs(pick), self.generator).flatten(0, 1)
-        patches = patchify(images).unflatten(0, (len(pick), -1)).flatten(1, 2)
+        images = self.data.pairs(pick)
+        if self.config.move_pixels:
+            images = augment_pixels(images, self.generator)
+        patches = patchify(images.flatten(0, 1)).unflatten(0, (len(pick), -1)).flatten(1, 2)
         return self.model.embed(prompt, self.model.see(augment_patches(patches, self.generator), self.grids))
 
     def validation(self) -> Validation:

@@ -62,7 +62,7 @@ def test_training_learns_resumes_and_exports_a_planner(tiny_set, small_config, t
 
 
 def test_fine_tuning_starts_from_the_given_weights(tiny_set, small_config, tmp_path):
-    config = TrainConfig(seconds=1e9, max_steps=1, batch=2, compile=False)
+    config = TrainConfig(seconds=1e9, max_steps=1, batch=2, compile=False, move_pixels=True, balance=True)
     first = Trainer(tiny_set, tmp_path / "a", config, "cpu", lambda line: None, small_config)
     first.run()
     second = Trainer(tiny_set, tmp_path / "b", config, "cpu", lambda line: None, start=tmp_path / "a")
@@ -83,6 +83,7 @@ def test_both_answers_to_a_question_count_alike(tokenizer):
     person = weights[:, slots["pedestrian"]]
     assert person[:2].sum() == pytest.approx(5.0) and person[2:].sum() == pytest.approx(5.0)
     assert (weights[:, slots["animal"]] == 1).all(), "a class that never occurs is left alone"
+    assert (token_weights(template, answers, None)[:, slots["pedestrian"]] == 1).all(), "only on request"
     assert (weights[:, slots["x0.frac"]] < weights[:, slots["x0.int"]]).all(), "a last digit counts less"
 
 
