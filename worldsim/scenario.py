@@ -30,7 +30,7 @@ FAMILIES = (
 )
 WEATHERS = ("day", "dusk", "night", "rain", "fog")
 SPLITS = ("train", "heldout")
-HELDOUT_TOWNS = ("maple",)
+HELDOUT_TOWNS = ("maple", "oak")
 EARLIEST_CLOCK_S = 18.0  # leaves time for the warm-up
 _TRAINING_WEATHER = {"day": 0.76, "dusk": 0.08, "night": 0.05, "rain": 0.06, "fog": 0.05}
 
