@@ -9,7 +9,7 @@ from efficientgen.worldsim.reference.roads import ears
 from efficientgen.worldsim.reference.signals import lamps_lit
 from efficientgen.worldsim.reference.streets import net_file, read_streets
 
-TOWNS = ("birch", "maple")
+TOWNS = ("birch", "maple", "oak")
 
 
 def clearance(points: np.ndarray, streets) -> np.ndarray:
