@@ -16,8 +16,9 @@ from typing import Any
 
 import libsumo
 
-from efficientgen.perception.route import point_at
+from efficientgen.perception.route import locate, point_at
 from efficientgen.perception.types import (
+    NS,
     TICK_NS,
     Actor,
     ActorKind,
@@ -27,6 +28,7 @@ from efficientgen.perception.types import (
     VehicleParams,
 )
 from efficientgen.worldsim.scenario import EARLIEST_CLOCK_S, Scenario
+from efficientgen.worldsim.script import CutIn, Lead
 from efficientgen.worldsim.town import TownMap, load_town, plan_route
 from efficientgen.worldsim.traffic import HEIGHTS, demand
 from efficientgen.worldsim.vehicle import wrapped
@@ -36,6 +38,9 @@ ACTOR_RANGE_M = 120.0
 SIGNAL_RANGE_M = 150.0
 CLEAR_BEHIND_M = 32.0  # at the start nobody is this close behind the ego
 _EGO = "ego"
+_LANE_M = 3.5
+_OWN_LANE = 513  # SUMO's lane change mode for scripted vehicles: only as the route needs, minding others
+_LATERAL_SPEED = 1.6  # m/s, of a vehicle that cuts in
 _OPTIONS = (
     "--step-length 0.1 --lateral-resolution 0.4 --time-to-teleport -1 --collision.action none "
     "--no-step-log true --no-warnings true --duration-log.disable true"
@@ -65,6 +70,11 @@ class Oracle:
         self.route: Route = plan_route(
             self.town, scenario.edges, scenario.start_lane, scenario.start_pos, scenario.end_pos
         )
+        rng = random.Random(f"{seed}/{scenario.name}/script")
+        self.lead: Lead | None = scenario.lead.varied(rng) if scenario.lead else None
+        self.cut_in: CutIn | None = scenario.cut_in.varied(rng) if scenario.cut_in else None
+        self._cutting = False  # whether the vehicle that cuts in has begun to
+        self._progress = 0.0
         self._stamp_ns = -1
         self._sizes: dict[str, tuple[ActorKind, float, float]] = {}
         self._signals = {s.signal: _node_of(self.town, s.signal) for s in self.town.signals}
@@ -129,6 +139,7 @@ class Oracle:
                 raise OracleError(f"expected the ego state at {self._stamp_ns + TICK_NS} ns, got {state.stamp_ns} ns")
             try:
                 self._mirror(state)
+                self._direct(state)
                 libsumo.simulationStep()
                 frames.append(self._frame(state))
             except (libsumo.TraCIException, libsumo.FatalTraCIError) as error:
@@ -151,17 +162,19 @@ class Oracle:
 
     def _place(self, state: EgoState) -> None:
         """Insert the ego (and its lead) into the running traffic, on ground cleared of whoever stands there."""
-        lead = self.scenario.lead
+        lead, cut_in = self.lead, self.cut_in
         ahead = max(self.scenario.clear_ahead, 10.0 + 2.0 * state.speed)
         if lead:
             ahead = max(ahead, lead.gap + 25.0)
+        beside = cut_in.sideways * _LANE_M if cut_in else 0.0  # the lane to clear besides the ego's
         cos, sin = math.cos(state.yaw), math.sin(state.yaw)
         for api, half in ((libsumo.vehicle, 2.2), (libsumo.person, 1.6)):
             for name in sorted(api.getIDList()):
                 x, y = api.getPosition(name)
                 forward = cos * (x - state.x) + sin * (y - state.y)
                 left = -sin * (x - state.x) + cos * (y - state.y)
-                if -CLEAR_BEHIND_M < forward < ahead and abs(left) < half:
+                across = min(abs(left), abs(left - beside))
+                if -CLEAR_BEHIND_M < forward < ahead and across < half:
                     api.remove(name)
         libsumo.route.add("ego_route", list(self.scenario.edges))
         libsumo.vehicle.add(_EGO, "ego_route", typeID="ego", departLane="best", departPos="0", departSpeed="0")
@@ -169,25 +182,66 @@ class Oracle:
         libsumo.vehicle.setLaneChangeMode(_EGO, 0)
         self._mirror(state)
         if lead:
-            self._place_lead(lead.kind.value, lead.gap, lead.speed)
+            self._place_lead(lead)
+        if cut_in:
+            self._place_cut_in(cut_in)
 
-    def _place_lead(self, kind: str, gap: float, speed: float) -> None:
-        name = f"{kind}_lead"
-        libsumo.vehicle.add(name, "ego_route", typeID=kind, departLane="best", departPos="0", departSpeed="0")
-        libsumo.vehicle.setMaxSpeed(name, speed)
-        front = self.vehicle.rear_to_centre + self.vehicle.length / 2
-        x, y, yaw = point_at(self.route, front + gap + libsumo.vehicle.getLength(name))
+    def _place_lead(self, lead: Lead) -> None:
+        slow = min(lead.speed, max(self.scenario.start_speed, 0.5 * lead.speed))
+        name = self._put("lead", lead.kind, lead.gap, 0.0, lead.top_speed, slow)
+        if lead.profile:
+            libsumo.vehicle.setLaneChangeMode(name, _OWN_LANE)
+            libsumo.vehicle.setDecel(name, lead.braking)
+
+    def _place_cut_in(self, cut_in: CutIn) -> None:
+        fast = max(cut_in.speed, 1.4 * self.route.speed_limits.max())  # it must be able to stay ahead of the ego
+        name = self._put("cutin", cut_in.kind, cut_in.ahead, cut_in.sideways * _LANE_M, fast, self.scenario.start_speed)
+        libsumo.vehicle.setLaneChangeMode(name, 0)
+        libsumo.vehicle.setMaxSpeedLat(name, _LATERAL_SPEED)
+        self._cutting, self._progress = False, 0.0
+
+    def _put(self, role: str, kind: ActorKind, gap: float, left: float, top_speed: float, speed: float) -> str:
+        """A scripted vehicle `gap` m ahead of the ego's front, `left` m beside the route; returns its id."""
+        name = f"{kind.value}_{role}"
+        libsumo.vehicle.add(name, "ego_route", typeID=kind.value, departLane="best", departPos="0", departSpeed="0")
+        libsumo.vehicle.setMaxSpeed(name, top_speed)
+        x, y, yaw = point_at(self.route, self._reach + gap + libsumo.vehicle.getLength(name))
+        x, y = x - left * math.sin(yaw), y + left * math.cos(yaw)
         libsumo.vehicle.moveToXY(name, "", -1, x, y, angle=math.degrees(math.pi / 2 - yaw) % 360, keepRoute=2)
-        libsumo.vehicle.setPreviousSpeed(name, min(speed, max(self.scenario.start_speed, 0.5 * speed)))
+        libsumo.vehicle.setPreviousSpeed(name, speed)
+        return name
+
+    def _direct(self, ego: EgoState) -> None:
+        """Tell the scripted vehicles how to go on, before a step."""
+        there = libsumo.vehicle.getIDList()
+        lead, cut_in = self.lead, self.cut_in
+        if lead and lead.profile and (name := f"{lead.kind.value}_lead") in there:
+            libsumo.vehicle.setSpeed(name, lead.wanted(ego.stamp_ns / NS))
+        if cut_in and not self._cutting and (name := f"{cut_in.kind.value}_cutin") in there:
+            self._progress = locate(self.route, ego.x, ego.y, self._progress)[0]
+            front = locate(self.route, *libsumo.vehicle.getPosition(name), self._progress)[0]
+            gap = front - libsumo.vehicle.getLength(name) - self._progress - self._reach
+            if self._progress < cut_in.at_m:
+                libsumo.vehicle.setSpeed(name, cut_in.keeping(gap, ego.speed))
+            else:
+                libsumo.vehicle.changeSublane(name, -cut_in.sideways * _LANE_M)
+                libsumo.vehicle.setSpeed(name, -1)  # SUMO's driver again
+                libsumo.vehicle.setMaxSpeed(name, cut_in.speed)
+                libsumo.vehicle.setLaneChangeMode(name, _OWN_LANE)
+                self._cutting = True
+
+    @property
+    def _reach(self) -> float:
+        """From the rear axle to the front bumper, m."""
+        return self.vehicle.rear_to_centre + self.vehicle.length / 2
 
     def _mirror(self, state: EgoState) -> None:
-        reach = self.vehicle.rear_to_centre + self.vehicle.length / 2  # SUMO wants the front bumper
         libsumo.vehicle.moveToXY(
             _EGO,
             "",
             -1,
-            state.x + reach * math.cos(state.yaw),
-            state.y + reach * math.sin(state.yaw),
+            state.x + self._reach * math.cos(state.yaw),  # SUMO wants the front bumper
+            state.y + self._reach * math.sin(state.yaw),
             angle=math.degrees(math.pi / 2 - state.yaw) % 360,
             keepRoute=2,
         )

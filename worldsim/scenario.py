@@ -6,6 +6,7 @@ training needs, on the training towns only.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,16 +15,22 @@ from typing import Any
 
 import yaml
 
-from efficientgen.perception.types import ActorKind
+from efficientgen.perception.route import point_at
+from efficientgen.perception.types import ActorKind, Route
+from efficientgen.worldsim.script import CutIn, Lead, SpeedChange, cut_in_from, lead_from
 from efficientgen.worldsim.town import SCENARIO_DIR, TownError, TownMap, load_town, plan_route, town_names
-from efficientgen.worldsim.traffic import Lead, Walkers, successors
+from efficientgen.worldsim.traffic import Walkers, successors
 
 FAMILIES = (
     "free_road",
     "lead_vehicle",
+    "braking_lead",
+    "stop_and_go",
+    "cut_in",
     "red_light",
     "left_turn",
     "right_turn",
+    "roundabout",
     "yield",
     "pedestrian",
     "dense_traffic",
@@ -31,6 +38,7 @@ FAMILIES = (
 WEATHERS = ("day", "dusk", "night", "rain", "fog")
 SPLITS = ("train", "heldout")
 HELDOUT_TOWNS = ("maple", "oak")
+SEEDS = (0, 1, 2, 3, 4)
 EARLIEST_CLOCK_S = 18.0  # leaves time for the warm-up
 _TRAINING_WEATHER = {"day": 0.76, "dusk": 0.08, "night": 0.05, "rain": 0.06, "fog": 0.05}
 
@@ -58,10 +66,11 @@ class Scenario:
     pedestrians: int = 20
     clear_ahead: float = 40.0  # m of the ego's lane ahead of it that are empty at the start
     weather: str = "day"
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = SEEDS
     handover_s: float = 4.0
     clock_s: float | None = None  # SUMO's clock at the start, which sets the signals' phase; None: by seed
     lead: Lead | None = None
+    cut_in: CutIn | None = None
     walkers: tuple[Walkers, ...] = ()
 
 
@@ -110,7 +119,7 @@ def parse_scenario(data: Mapping[str, Any]) -> Scenario:
     values = dict(data)
     try:
         values["edges"] = tuple(str(e) for e in data["edges"])
-        values["seeds"] = tuple(int(s) for s in data.get("seeds", (0, 1, 2)))
+        values["seeds"] = tuple(int(s) for s in data.get("seeds", SEEDS))
         for key in ("start_pos", "duration_s", "end_pos", "start_speed", "handover_s", "clock_s", "clear_ahead"):
             if values.get(key) is not None:
                 values[key] = float(values[key])
@@ -118,7 +127,9 @@ def parse_scenario(data: Mapping[str, Any]) -> Scenario:
             if values.get(key) is not None:
                 values[key] = int(values[key])
         if data.get("lead") is not None:
-            values["lead"] = Lead(**{**data["lead"], "kind": ActorKind(data["lead"].get("kind", "car"))})
+            values["lead"] = lead_from(data["lead"])
+        if data.get("cut_in") is not None:
+            values["cut_in"] = cut_in_from(data["cut_in"])
         values["walkers"] = tuple(Walkers(**walker) for walker in data.get("walkers", ()))
         scenario = Scenario(**values)
     except (TypeError, ValueError) as error:
@@ -151,11 +162,27 @@ def _check(s: Scenario) -> None:
     require(len(s.seeds) > 0, "needs at least one seed")
     town = load_town(s.town)
     try:
-        plan_route(town, s.edges, s.start_lane, s.start_pos, s.end_pos)
+        route = plan_route(town, s.edges, s.start_lane, s.start_pos, s.end_pos)
+        if s.cut_in:
+            require(
+                has_lane_beside(town, route, s.cut_in, 0.0) and has_lane_beside(town, route, s.cut_in, s.cut_in.at_m),
+                f"there is no lane on the {s.cut_in.side} for cut_in at the start and {s.cut_in.at_m:.0f} m on",
+            )
         for walker in s.walkers:
             require(town.net.hasEdge(walker.edge), f"walkers on unknown edge {walker.edge!r}")
     except TownError as error:
         raise ScenarioError(f"scenario {s.name!r}: {error}") from error
+
+
+def has_lane_beside(town: TownMap, route: Route, cut_in: CutIn, s: float) -> bool:
+    """Whether a car lane of the ego's direction runs beside the route, `s` m along it and where `cut_in` drives."""
+    for ahead in (0.0, cut_in.ahead + 10.0):
+        x, y, yaw = point_at(route, s + ahead)
+        x, y = x - cut_in.sideways * 3.5 * math.sin(yaw), y + cut_in.sideways * 3.5 * math.cos(yaw)
+        hit = town.lane_at(x, y, yaw)
+        if hit is None or hit.lane.kind != "driving" or math.cos(hit.heading - yaw) < 0.9:
+            return False
+    return True
 
 
 def training_scenario(town: str, seed: int) -> Scenario:

@@ -1,7 +1,7 @@
 """Seeded traffic demand: who drives and walks where, as a SUMO route file.
 
 Cars wander from junction to junction (our towns have no dead ends), so a town stays filled for minutes without flows.
-Scripted road users of a scenario are demand too: people who keep crossing at one place, a slow car ahead of the ego.
+People who keep crossing at one place of a scenario are demand too; scripted vehicles are in `script`.
 """
 
 from __future__ import annotations
@@ -34,15 +34,6 @@ _TYPES = f"""
 <vType id="pedestrian" vClass="pedestrian" length="0.4" width="0.5"/>
 """
 _WALK_KINDS = {"s": 1.0, "r": 0.8, "R": 0.8, "l": 0.6, "L": 0.6}
-
-
-@dataclass(frozen=True)
-class Lead:
-    """A slower vehicle `gap` m ahead of the ego's front when the drive starts; it takes the ego's route."""
-
-    gap: float
-    speed: float
-    kind: ActorKind = ActorKind.CAR
 
 
 @dataclass(frozen=True)
