@@ -73,7 +73,7 @@ class Oracle:
         rng = random.Random(f"{seed}/{scenario.name}/script")
         self.lead: Lead | None = scenario.lead.varied(rng) if scenario.lead else None
         self.cut_in: CutIn | None = scenario.cut_in.varied(rng) if scenario.cut_in else None
-        self._cutting = False  # whether the vehicle that cuts in has begun to
+        self._act = ""  # of the vehicle that cuts in: beside | changing | ahead
         self._progress = 0.0
         self._stamp_ns = -1
         self._sizes: dict[str, tuple[ActorKind, float, float]] = {}
@@ -187,20 +187,21 @@ class Oracle:
             self._place_cut_in(cut_in)
 
     def _place_lead(self, lead: Lead) -> None:
-        slow = min(lead.speed, max(self.scenario.start_speed, 0.5 * lead.speed))
-        name = self._put("lead", lead.kind, lead.gap, 0.0, lead.top_speed, slow)
+        name = self._put("lead", lead.kind, lead.gap, 0.0, lead.top_speed)
+        libsumo.vehicle.setPreviousSpeed(name, min(lead.speed, max(self.scenario.start_speed, 0.5 * lead.speed)))
         if lead.profile:
             libsumo.vehicle.setLaneChangeMode(name, _OWN_LANE)
             libsumo.vehicle.setDecel(name, lead.braking)
 
     def _place_cut_in(self, cut_in: CutIn) -> None:
-        fast = max(cut_in.speed, 1.4 * self.route.speed_limits.max())  # it must be able to stay ahead of the ego
-        name = self._put("cutin", cut_in.kind, cut_in.ahead, cut_in.sideways * _LANE_M, fast, self.scenario.start_speed)
+        fast = 1.4 * float(self.route.speed_limits.max())  # it must be able to stay ahead of the ego
+        name = self._put("cutin", cut_in.kind, cut_in.ahead, cut_in.sideways * _LANE_M, fast)
         libsumo.vehicle.setLaneChangeMode(name, 0)
         libsumo.vehicle.setMaxSpeedLat(name, _LATERAL_SPEED)
-        self._cutting, self._progress = False, 0.0
+        libsumo.vehicle.setAccel(name, 4.0)
+        self._act, self._progress = "beside", 0.0
 
-    def _put(self, role: str, kind: ActorKind, gap: float, left: float, top_speed: float, speed: float) -> str:
+    def _put(self, role: str, kind: ActorKind, gap: float, left: float, top_speed: float) -> str:
         """A scripted vehicle `gap` m ahead of the ego's front, `left` m beside the route; returns its id."""
         name = f"{kind.value}_{role}"
         libsumo.vehicle.add(name, "ego_route", typeID=kind.value, departLane="best", departPos="0", departSpeed="0")
@@ -208,7 +209,6 @@ class Oracle:
         x, y, yaw = point_at(self.route, self._reach + gap + libsumo.vehicle.getLength(name))
         x, y = x - left * math.sin(yaw), y + left * math.cos(yaw)
         libsumo.vehicle.moveToXY(name, "", -1, x, y, angle=math.degrees(math.pi / 2 - yaw) % 360, keepRoute=2)
-        libsumo.vehicle.setPreviousSpeed(name, speed)
         return name
 
     def _direct(self, ego: EgoState) -> None:
@@ -217,18 +217,25 @@ class Oracle:
         lead, cut_in = self.lead, self.cut_in
         if lead and lead.profile and (name := f"{lead.kind.value}_lead") in there:
             libsumo.vehicle.setSpeed(name, lead.wanted(ego.stamp_ns / NS))
-        if cut_in and not self._cutting and (name := f"{cut_in.kind.value}_cutin") in there:
-            self._progress = locate(self.route, ego.x, ego.y, self._progress)[0]
-            front = locate(self.route, *libsumo.vehicle.getPosition(name), self._progress)[0]
-            gap = front - libsumo.vehicle.getLength(name) - self._progress - self._reach
-            if self._progress < cut_in.at_m:
-                libsumo.vehicle.setSpeed(name, cut_in.keeping(gap, ego.speed))
-            else:
-                libsumo.vehicle.changeSublane(name, -cut_in.sideways * _LANE_M)
+        if cut_in and self._act != "ahead" and (name := f"{cut_in.kind.value}_cutin") in there:
+            self._direct_cut_in(cut_in, name, ego)
+
+    def _direct_cut_in(self, cut_in: CutIn, name: str, ego: EgoState) -> None:
+        if ego.stamp_ns == TICK_NS:  # it has been put there by a jump, which says nothing about its speed
+            libsumo.vehicle.setPreviousSpeed(name, self.scenario.start_speed)
+        self._progress = locate(self.route, ego.x, ego.y, self._progress)[0]
+        front, left = locate(self.route, *libsumo.vehicle.getPosition(name), self._progress)
+        gap = front - libsumo.vehicle.getLength(name) - self._progress - self._reach
+        libsumo.vehicle.setSpeed(name, cut_in.keeping(gap, ego.speed))
+        if self._act == "beside" and self._progress >= cut_in.at_m and gap > 0.6 * cut_in.ahead:
+            self._act = "changing"
+        if self._act == "changing":
+            libsumo.vehicle.changeSublane(name, -left)
+            if abs(left) < 0.8:
+                self._act = "ahead"
                 libsumo.vehicle.setSpeed(name, -1)  # SUMO's driver again
                 libsumo.vehicle.setMaxSpeed(name, cut_in.speed)
                 libsumo.vehicle.setLaneChangeMode(name, _OWN_LANE)
-                self._cutting = True
 
     @property
     def _reach(self) -> float:
