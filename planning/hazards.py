@@ -262,6 +262,8 @@ def _priority_conflict(
         leaves = (distance + float(who.length[i]) + 2.0) / max(float(who.speed[i]), 1.0)
         enters = _times(float(zone_s[k]) - front - 2.0, ego.speed, 7.0, 1.8)
         clears = _times(float(zone_s[k]) - front + car.length + 2.5, ego.speed, 6.0, 1.5)
+        if front > stop.s + 2.5:  # inside already: to stop in someone's way is worse than to be gone a moment before
+            clears = _times(float(zone_s[k]) - front + car.length + 1.0, ego.speed, 8.0, 1.8) - 0.7
         if reaches < clears + 0.7 and leaves > enters - 0.3 and reaches < 7.0:
             if out is None or zone_s[k] < out[0]:
                 out = (float(zone_s[k]), who.ids[i])
