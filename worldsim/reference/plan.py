@@ -276,16 +276,14 @@ def _street_trees(side: _Side, ground: Occupancy, seed: int) -> list[Tree]:
 
 
 def _island_garden(island: F64, ground: Occupancy, seed: int) -> list[Tree]:
-    """A tree amid bushes, low enough to see over: what grows in the middle of a roundabout, where no house may stand."""
+    """A tree amid bushes, low enough to see over: what grows in the middle of a roundabout, in place of houses."""
     middle, size = island.mean(0), float(np.hypot(*(island - island.mean(0)).T).min())
     rng = keyed(seed, "island", *(round(float(c)) for c in middle))
     trees = [Tree(float(middle[0]), float(middle[1]), float(rng.uniform(6.5, 8.0)), "round", int(rng.integers(25)))]
     for k in range(round(0.9 * size)):
         angle, r = 2.4 * k + rng.uniform(-0.4, 0.4), rng.uniform(0.3, 0.62) * size
         spot = middle + r * np.array([math.cos(angle), math.sin(angle)])
-        trees.append(
-            Tree(float(spot[0]), float(spot[1]), float(rng.uniform(0.7, 1.2)), "bush", int(rng.integers(25)))
-        )
+        trees.append(Tree(float(spot[0]), float(spot[1]), float(rng.uniform(0.7, 1.2)), "bush", int(rng.integers(25))))
     ground.take_polygon(island)
     return trees
 
