@@ -23,6 +23,7 @@ YELLOW_BRAKING = 3.0  # a yellow is run only if stopping would need more
 STANDING = 0.3  # m/s
 LATE_BRAKING = 3.0  # m/s^2, for traffic with priority that turns up late
 KERB_SPEED = 7.0  # m/s
+JOINING_M = 2.5  # someone on a road that joins ours at a sharp angle is at least this far from our path
 RING_ENTRY_M = 18.0  # from a roundabout's entry line to where one is well inside
 CREEP = 1.5  # m/s, the least speed assumed when asking when the ego gets somewhere
 
@@ -239,6 +240,9 @@ def _priority_conflict(
     minds = {"l": oncoming | from_left | from_right, "r": from_left}.get(turn, from_left | from_right)
     if stop.signal:
         minds = oncoming  # the others have red
+    elif turn == "s":  # a road that joins at a sharp angle
+        beside = who.sample_distance[:, -1] > JOINING_M
+        minds |= beside & (np.abs(relative) > 0.15) & (np.abs(relative) <= 0.5)
     candidates = np.flatnonzero(minds & ~who.person & (who.speed > 0.5))
     if not len(candidates):
         return None

@@ -104,6 +104,7 @@ class Oracle:
             WARMUP_S + self.scenario.duration_s + 30.0,
             self.scenario.walkers,
             self.vehicle,
+            self.scenario.streams,
         )
         with tempfile.TemporaryDirectory() as scratch:
             routes = Path(scratch) / "demand.rou.xml"

@@ -27,7 +27,7 @@ from efficientgen.worldsim.town import (
     plan_route,
     town_names,
 )
-from efficientgen.worldsim.traffic import Walkers, successors
+from efficientgen.worldsim.traffic import Stream, Walkers, successors
 
 FAMILIES = (
     "free_road",
@@ -82,6 +82,7 @@ class Scenario:
     lead: Lead | None = None
     cut_in: CutIn | None = None
     walkers: tuple[Walkers, ...] = ()
+    streams: tuple[Stream, ...] = ()
 
 
 def scenario_names(split: str | None = None) -> tuple[str, ...]:
@@ -140,6 +141,8 @@ def parse_scenario(data: Mapping[str, Any]) -> Scenario:
             values["lead"] = lead_from(data["lead"])
         if data.get("cut_in") is not None:
             values["cut_in"] = cut_in_from(data["cut_in"])
+        flows = [Stream(**flow) for flow in data.get("streams", ())]
+        values["streams"] = tuple(replace(flow, edges=tuple(flow.edges), every_s=float(flow.every_s)) for flow in flows)
         values["walkers"] = tuple(Walkers(**walker) for walker in data.get("walkers", ()))
         scenario = Scenario(**values)
     except (TypeError, ValueError) as error:
@@ -180,6 +183,9 @@ def _check(s: Scenario) -> None:
             )
         for walker in s.walkers:
             require(town.net.hasEdge(walker.edge), f"walkers on unknown edge {walker.edge!r}")
+        for stream in s.streams:
+            require(stream.every_s >= 2, "a stream's every_s must be at least 2 s")
+            plan_route(town, stream.edges)
     except TownError as error:
         raise ScenarioError(f"scenario {s.name!r}: {error}") from error
 
