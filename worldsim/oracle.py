@@ -225,7 +225,8 @@ class Oracle:
         if ego.stamp_ns == TICK_NS:  # it has been put there by a jump, which says nothing about its speed
             libsumo.vehicle.setPreviousSpeed(name, self.scenario.start_speed)
         self._progress = locate(self.route, ego.x, ego.y, self._progress)[0]
-        front, left = locate(self.route, *libsumo.vehicle.getPosition(name), self._progress)
+        x, y = libsumo.vehicle.getPosition(name)
+        front, left = locate(self.route, x, y, self._progress)
         gap = front - libsumo.vehicle.getLength(name) - self._progress - self._reach
         libsumo.vehicle.setSpeed(name, cut_in.keeping(gap, ego.speed))
         if self._act == "beside" and self._progress >= cut_in.at_m and gap > 0.6 * cut_in.ahead:
