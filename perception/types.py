@@ -203,7 +203,8 @@ class OracleFrame:
 class StopLine:
     """Where the route meets a junction: `s` m along the route; `signal` and `link` index OracleFrame.lights.
 
-    `signal` is "" for a junction without lights.  `must_yield` says that crossing streams have priority there.
+    `signal` is "" for a junction without lights.  `must_yield` says that crossing streams have priority there.  A
+    roundabout is one junction, and its `direction` the sense of the whole manoeuvre.
     """
 
     s: float
@@ -212,6 +213,9 @@ class StopLine:
     direction: str  # SUMO: s straight, l/L left, r/R right, t U-turn
     must_yield: bool = False
     s_exit: float = 0.0  # where the route leaves the junction, m
+    ring_x: float = 0.0  # of a roundabout, one stop from entry to exit: the circle of its lane, m
+    ring_y: float = 0.0
+    ring_radius: float = 0.0  # 0: not a roundabout
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ YELLOW_BRAKING = 3.0  # a yellow is run only if stopping would need more
 STANDING = 0.3  # m/s
 LATE_BRAKING = 3.0  # m/s^2, for traffic with priority that turns up late
 KERB_SPEED = 7.0  # m/s
+JOINING_M = 2.5  # someone on a road that joins ours at a sharp angle is at least this far from our path
+RING_ENTRY_M = 18.0  # from a roundabout's entry line to where one is well inside
 CREEP = 1.5  # m/s, the least speed assumed when asking when the ego gets somewhere
 
 
@@ -176,7 +178,8 @@ def junction_halt(route: Route, frame: OracleFrame, who: Crowd, s_ego: float, ca
     must = _lamp(frame, stop) == "g" if stop.signal else stop.must_yield
     if not must or not len(who.ids):
         return None
-    conflict = _priority_conflict(route, frame, who, stop, s_ego, car)
+    find = _ring_conflict if stop.ring_radius else _priority_conflict
+    conflict = find(route, frame, who, stop, s_ego, car)
     if conflict is None:
         return None
     s_conflict, actor = conflict
@@ -215,7 +218,8 @@ def _gone(route: Route, who: Crowd, i: int, half: float, s_ego: float, after: fl
 
 def _queue_beyond(route: Route, who: Crowd, stop: StopLine, car: VehicleParams) -> str:
     """Id of a standing vehicle right behind the junction that leaves the ego no room, or ""."""
-    room = stop.s_exit + car.length + 3.0
+    beyond = min(stop.s_exit, stop.s + RING_ENTRY_M) if stop.ring_radius else stop.s_exit
+    room = beyond + car.length + 3.0
     standing = (who.speed < 0.5) & ~who.person
     inside = (who.sample_distance < 1.2) & (who.sample_s > stop.s + 3.0) & (who.sample_s < room)
     blocked = np.flatnonzero(standing & inside.any(1))
@@ -236,6 +240,9 @@ def _priority_conflict(
     minds = {"l": oncoming | from_left | from_right, "r": from_left}.get(turn, from_left | from_right)
     if stop.signal:
         minds = oncoming  # the others have red
+    elif turn == "s":  # a road that joins at a sharp angle
+        beside = who.sample_distance[:, -1] > JOINING_M
+        minds |= beside & (np.abs(relative) > 0.15) & (np.abs(relative) <= 0.5)
     candidates = np.flatnonzero(minds & ~who.person & (who.speed > 0.5))
     if not len(candidates):
         return None
@@ -259,10 +266,50 @@ def _priority_conflict(
         leaves = (distance + float(who.length[i]) + 2.0) / max(float(who.speed[i]), 1.0)
         enters = _times(float(zone_s[k]) - front - 2.0, ego.speed, 7.0, 1.8)
         clears = _times(float(zone_s[k]) - front + car.length + 2.5, ego.speed, 6.0, 1.5)
+        if front > stop.s + 2.5:  # inside already: to stop in someone's way is worse than to be gone a moment before
+            clears = _times(float(zone_s[k]) - front + car.length + 1.0, ego.speed, 8.0, 1.8) - 0.7
         if reaches < clears + 0.7 and leaves > enters - 0.3 and reaches < 7.0:
             if out is None or zone_s[k] < out[0]:
                 out = (float(zone_s[k]), who.ids[i])
     return out
+
+
+def _ring_conflict(
+    route: Route, frame: OracleFrame, who: Crowd, stop: StopLine, s_ego: float, car: VehicleParams
+) -> tuple[float, str] | None:
+    """(arc length of the merge, actor) for a vehicle on the roundabout that gets to the ego's merge when the ego does.
+
+    Vehicles are followed around the circle; those that steer off it are leaving.
+    """
+    front = s_ego + car.rear_to_centre + car.length / 2
+    centre, radius = np.array([stop.ring_x, stop.ring_y]), stop.ring_radius
+    first = int(max(stop.s, 0.0) / route.spacing)
+    path = route.points[first : int(stop.s_exit / route.spacing) + 1] - centre
+    joins = np.flatnonzero(np.abs(np.hypot(path[:, 0], path[:, 1]) - radius) < 1.0)
+    if not len(joins):
+        return None
+    s_merge = (first + int(joins[0])) * route.spacing
+    if front > s_merge + 1.0:
+        return None
+    noses = who.samples[:, -1] - centre
+    r, angle = np.hypot(noses[:, 0], noses[:, 1]), np.arctan2(noses[:, 1], noses[:, 0])
+    outward = np.cos(who.yaw - angle)  # the radial part of the heading
+    onward = np.sin(who.yaw - angle) > 0.2  # counter-clockwise, as everyone drives here
+    round_it = (np.abs(r - radius) < 2.6) & (outward < 0.4) & onward
+    coming_in = (r > radius) & (r < radius + 9.0) & (outward < -0.4)
+    turn = 2 * math.pi
+    ahead = np.remainder(math.atan2(path[joins[0], 1], path[joins[0], 0]) - angle, turn)  # (N,) rad still to go
+    ahead = np.where(ahead > 0.85 * turn, ahead - turn, ahead)
+    distance = np.where(round_it, radius * ahead, radius * ahead + 0.4 * (r - radius))
+    candidates = (round_it & (ahead < 0.6 * turn)) | (coming_in & (0.35 < ahead) & (ahead < 0.35 * turn))
+    enters = _times(s_merge - front - 2.0, frame.ego.speed, 5.0, 1.6)
+    clears = _times(s_merge - front + car.length, frame.ego.speed, 5.0, 1.6)
+    for i in np.flatnonzero(candidates & ~who.person & (who.speed > 0.5)):
+        reaches = _times(max(float(distance[i]) - 2.0, 0.0), float(who.speed[i]), 8.5, 1.0)
+        leaves = (float(distance[i]) + float(who.length[i]) + 2.0) / max(float(who.speed[i]), 1.0)
+        if reaches < clears + 0.7 and leaves > enters - 0.3:
+            return s_merge, who.ids[i]
+    return None
 
 
 def _times(distance: float, speed: float, top: float, acceleration: float) -> float:

@@ -23,6 +23,8 @@ from pathlib import Path
 
 Point = tuple[float, float]
 KMH = 1 / 3.6
+RING_KMH = 30  # in roundabouts
+RING_CORNER_M = 6.0  # radius of the kerb between a roundabout's ring and its arms
 HERE = Path(__file__).resolve().parent
 NETCONVERT_OPTIONS = {
     "offset.disable-normalization": "true",
@@ -63,12 +65,36 @@ class Road:
         return Road(self.b, self.a, self.lanes, self.kmh, self.control, self.corners[::-1])
 
 
+@dataclass(frozen=True)
+class Roundabout:
+    """A one-lane ring about (x, y), driven counter-clockwise, through the `nodes` at `angles` (rad, increasing)."""
+
+    x: float
+    y: float
+    radius: float  # of the lane's centreline
+    nodes: tuple[str, ...]
+    angles: tuple[float, ...]
+
+    def edges(self) -> list[tuple[str, str, list[Point]]]:
+        """(from, to, arc) of the ring's edges in driving order."""
+        out = []
+        for k, (node, begin) in enumerate(zip(self.nodes, self.angles, strict=True)):
+            end = self.angles[(k + 1) % len(self.angles)] + (2 * math.pi if k + 1 == len(self.angles) else 0.0)
+            pieces = max(6, round((end - begin) * self.radius / 2.0))
+            steps = [begin + (end - begin) * i / pieces for i in range(pieces + 1)]
+            arc = [(self.x + self.radius * math.cos(a), self.y + self.radius * math.sin(a)) for a in steps]
+            out.append((node, self.nodes[(k + 1) % len(self.nodes)], arc))
+        return out
+
+
 @dataclass
 class Plan:
     """A town as drawn on paper: named junctions and roads between them.  A node with two roads is only a curve."""
 
     nodes: dict[str, tuple[float, float, str]] = field(default_factory=dict)
     roads: list[Road] = field(default_factory=list)
+    roundabouts: list[Roundabout] = field(default_factory=list)
+    forbidden: list[tuple[str, str, str]] = field(default_factory=list)  # movements (from, at, to) that nobody makes
 
     def node(self, name: str, x: float, y: float, kind: str = "priority") -> None:
         self.nodes[name] = (x, y, kind)
@@ -81,12 +107,29 @@ class Plan:
         control = via or ((x0 + x1) / 2 - (y1 - y0) * bend, (y0 + y1) / 2 + (x1 - x0) * bend)
         self.roads.append(Road(a, b, lanes, kmh, control))
 
-    def xml(self) -> tuple[str, str]:
-        """The plain-XML node and edge files."""
+    def winding(self, a: str, b: str, kmh: float, *corners: Point) -> None:
+        """A road of one lane per direction that bends at each of the `corners`."""
+        self.roads.append(Road(a, b, 1, kmh, corners[0], corners))
+
+    def roundabout(self, name: str, x: float, y: float, radius: float, arms_deg: dict[str, float]) -> None:
+        """A roundabout whose arms join at nodes `<name><arm>`, at these angles from east, increasing."""
+        nodes = tuple(name + arm for arm in arms_deg)
+        angles = tuple(math.radians(angle) for angle in arms_deg.values())
+        for node, angle in zip(nodes, angles, strict=True):
+            self.node(node, x + radius * math.cos(angle), y + radius * math.sin(angle))
+        self.roundabouts.append(Roundabout(x, y, radius, nodes, angles))
+
+    def forbid(self, a: str, at: str, b: str) -> None:
+        """No turning between the roads to `a` and `b` at a junction, either way: too sharp."""
+        self.forbidden += [(a, at, b), (b, at, a)]
+
+    def xml(self) -> tuple[str, str, str]:
+        """The plain-XML node, edge and connection files."""
         roads = self._joined()
         used = {end for road in roads for end in (road.a, road.b)}
+        ring = {node for roundabout in self.roundabouts for node in roundabout.nodes}
         nodes = [
-            f'<node id="{n}" x="{x:.2f}" y="{y:.2f}" type="{kind}"/>'
+            f'<node id="{n}" x="{x:.2f}" y="{y:.2f}" type="{kind}"' + f' radius="{RING_CORNER_M}"' * (n in ring) + "/>"
             for n, (x, y, kind) in self.nodes.items()
             if n in used
         ]
@@ -100,7 +143,20 @@ class Plan:
                     f'speed="{road.kmh * KMH:.2f}" priority="{2 * road.lanes + (road.kmh > 30)}" spreadType="right" '
                     f'sidewalkWidth="2.2" shape="{shape}"/>'
                 )
-        return "<nodes>\n" + "\n".join(nodes) + "\n</nodes>\n", "<edges>\n" + "\n".join(edges) + "\n</edges>\n"
+        for roundabout in self.roundabouts:
+            ids = []
+            for start, end, points in roundabout.edges():
+                ids.append(f"{start}-{end}")
+                shape = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+                edges.append(
+                    f'<edge id="{ids[-1]}" from="{start}" to="{end}" numLanes="1" speed="{RING_KMH * KMH:.2f}" '
+                    f'priority="9" spreadType="center" sidewalkWidth="2.2" shape="{shape}"/>'
+                )
+            edges.append(f'<roundabout nodes="{" ".join(roundabout.nodes)}" edges="{" ".join(ids)}"/>')
+        deletions = [f'<delete from="{a}-{at}" to="{at}-{b}"/>' for a, at, b in self.forbidden]
+        kinds = {"nodes": nodes, "edges": edges, "connections": deletions}
+        node_file, edge_file, connection_file = (f"<{k}>\n" + "\n".join(v) + f"\n</{k}>\n" for k, v in kinds.items())
+        return node_file, edge_file, connection_file
 
     def _joined(self) -> list[Road]:
         """The roads, with those that meet at a node of two roads joined into one."""
@@ -282,7 +338,43 @@ def maple() -> Plan:
     return plan
 
 
-TOWNS = {"elm": elm, "birch": birch, "cedar": cedar, "maple": maple}
+def oak() -> Plan:
+    """Held-out town: two roundabouts, a skewed junction of five roads, a sharp fork, a street of S-curves.
+
+    None of these is found in a training town.
+    """
+    plan = Plan()
+    plan.roundabout("a", 0, 0, 20, {"e": 4, "n": 92, "w": 184, "s": 272})
+    plan.roundabout("b", 238, 20, 18, {"n": 84, "w": 187, "s": 268})
+    for name, x, y, kind in (
+        ("f", -200, 5, "traffic_light"), ("n1", -245, 185, "traffic_light"), ("n2", 5, 190, "traffic_light"),
+        ("n3", 250, 180, "traffic_light"), ("w1", -330, 55, "priority"), ("s1", -245, -180, "traffic_light"),
+        ("y", -30, -150, "priority"), ("t", 95, -160, "priority"), ("e1", 235, -165, "traffic_light"),
+    ):  # fmt: skip
+        plan.node(name, x, y, kind)
+    plan.road("n1", "n2", 2, 50, 0.05)
+    plan.road("n2", "n3", 2, 50, -0.06)
+    plan.road("an", "n2", 1, 40, -0.1)
+    plan.road("f", "aw", 1, 50, 0.08)
+    plan.road("ae", "bw", 1, 50, -0.1)
+    plan.road("bn", "n3", 1, 40, 0.06)
+    plan.road("bs", "e1", 1, 40, 0.1)
+    plan.road("f", "n1", 1, 40, -0.08)
+    plan.road("f", "w1", 1, 40, 0.06)
+    plan.road("f", "s1", 1, 40, 0.06)
+    plan.road("f", "y", 1, 40, via=(-140, -105))
+    plan.road("w1", "n1", 1, 50, via=(-335, 150))
+    plan.road("w1", "s1", 1, 50, via=(-345, -130))
+    plan.winding("s1", "y", 30, (-212, -178), (-188, -232), (-142, -228), (-118, -158), (-82, -152))
+    plan.forbid("f", "y", "s1")
+    plan.road("y", "t", 1, 40, -0.08)
+    plan.road("as", "t", 1, 40, via=(8, -120))
+    plan.road("t", "e1", 1, 50, 0.08)
+    plan.winding("e1", "n3", 50, (340, -165), (350, 20), (345, 175))
+    return plan
+
+
+TOWNS = {"elm": elm, "birch": birch, "cedar": cedar, "maple": maple, "oak": oak}
 
 
 def build(name: str, folder: Path) -> Path:
@@ -297,10 +389,11 @@ def build(name: str, folder: Path) -> Path:
         raise SystemExit("make_towns needs netconvert: pip install eclipse-sumo==1.28.0") from error
     home = Path(sumo.SUMO_HOME)
     with tempfile.TemporaryDirectory() as scratch:
-        nodes, edges, net = (Path(scratch) / f"{name}.{kind}.xml" for kind in ("nod", "edg", "net"))
-        for path, text in zip((nodes, edges), TOWNS[name]().xml(), strict=True):
+        nodes, edges, links, net = (Path(scratch) / f"{name}.{kind}.xml" for kind in ("nod", "edg", "con", "net"))
+        for path, text in zip((nodes, edges, links), TOWNS[name]().xml(), strict=True):
             path.write_text(text)
-        command = [str(home / "bin" / "netconvert"), "-n", str(nodes), "-e", str(edges), "-o", str(net)]
+        files = ["-n", str(nodes), "-e", str(edges), "-x", str(links), "-o", str(net)]
+        command = [str(home / "bin" / "netconvert"), *files]
         for option, value in NETCONVERT_OPTIONS.items():
             command += [f"--{option}", value]
         environment = {**os.environ, "SUMO_HOME": str(home)}

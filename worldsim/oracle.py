@@ -16,8 +16,9 @@ from typing import Any
 
 import libsumo
 
-from efficientgen.perception.route import point_at
+from efficientgen.perception.route import locate, point_at
 from efficientgen.perception.types import (
+    NS,
     TICK_NS,
     Actor,
     ActorKind,
@@ -27,6 +28,7 @@ from efficientgen.perception.types import (
     VehicleParams,
 )
 from efficientgen.worldsim.scenario import EARLIEST_CLOCK_S, Scenario
+from efficientgen.worldsim.script import CutIn, Lead
 from efficientgen.worldsim.town import TownMap, load_town, plan_route
 from efficientgen.worldsim.traffic import HEIGHTS, demand
 from efficientgen.worldsim.vehicle import wrapped
@@ -36,6 +38,9 @@ ACTOR_RANGE_M = 120.0
 SIGNAL_RANGE_M = 150.0
 CLEAR_BEHIND_M = 32.0  # at the start nobody is this close behind the ego
 _EGO = "ego"
+_LANE_M = 3.5
+_OWN_LANE = 513  # SUMO's lane change mode for scripted vehicles: only as the route needs, minding others
+_LATERAL_SPEED = 1.6  # m/s, of a vehicle that cuts in
 _OPTIONS = (
     "--step-length 0.1 --lateral-resolution 0.4 --time-to-teleport -1 --collision.action none "
     "--no-step-log true --no-warnings true --duration-log.disable true"
@@ -65,6 +70,11 @@ class Oracle:
         self.route: Route = plan_route(
             self.town, scenario.edges, scenario.start_lane, scenario.start_pos, scenario.end_pos
         )
+        rng = random.Random(f"{seed}/{scenario.name}/script")
+        self.lead: Lead | None = scenario.lead.varied(rng) if scenario.lead else None
+        self.cut_in: CutIn | None = scenario.cut_in.varied(rng) if scenario.cut_in else None
+        self._act = ""  # of the vehicle that cuts in: beside | changing | ahead
+        self._progress = 0.0
         self._stamp_ns = -1
         self._sizes: dict[str, tuple[ActorKind, float, float]] = {}
         self._signals = {s.signal: _node_of(self.town, s.signal) for s in self.town.signals}
@@ -94,6 +104,7 @@ class Oracle:
             WARMUP_S + self.scenario.duration_s + 30.0,
             self.scenario.walkers,
             self.vehicle,
+            self.scenario.streams,
         )
         with tempfile.TemporaryDirectory() as scratch:
             routes = Path(scratch) / "demand.rou.xml"
@@ -129,6 +140,7 @@ class Oracle:
                 raise OracleError(f"expected the ego state at {self._stamp_ns + TICK_NS} ns, got {state.stamp_ns} ns")
             try:
                 self._mirror(state)
+                self._direct(state)
                 libsumo.simulationStep()
                 frames.append(self._frame(state))
             except (libsumo.TraCIException, libsumo.FatalTraCIError) as error:
@@ -151,17 +163,19 @@ class Oracle:
 
     def _place(self, state: EgoState) -> None:
         """Insert the ego (and its lead) into the running traffic, on ground cleared of whoever stands there."""
-        lead = self.scenario.lead
+        lead, cut_in = self.lead, self.cut_in
         ahead = max(self.scenario.clear_ahead, 10.0 + 2.0 * state.speed)
         if lead:
             ahead = max(ahead, lead.gap + 25.0)
+        beside = cut_in.sideways * _LANE_M if cut_in else 0.0  # the lane to clear besides the ego's
         cos, sin = math.cos(state.yaw), math.sin(state.yaw)
         for api, half in ((libsumo.vehicle, 2.2), (libsumo.person, 1.6)):
             for name in sorted(api.getIDList()):
                 x, y = api.getPosition(name)
                 forward = cos * (x - state.x) + sin * (y - state.y)
                 left = -sin * (x - state.x) + cos * (y - state.y)
-                if -CLEAR_BEHIND_M < forward < ahead and abs(left) < half:
+                across = min(abs(left), abs(left - beside))
+                if -CLEAR_BEHIND_M < forward < ahead and across < half:
                     api.remove(name)
         libsumo.route.add("ego_route", list(self.scenario.edges))
         libsumo.vehicle.add(_EGO, "ego_route", typeID="ego", departLane="best", departPos="0", departSpeed="0")
@@ -169,25 +183,74 @@ class Oracle:
         libsumo.vehicle.setLaneChangeMode(_EGO, 0)
         self._mirror(state)
         if lead:
-            self._place_lead(lead.kind.value, lead.gap, lead.speed)
+            self._place_lead(lead)
+        if cut_in:
+            self._place_cut_in(cut_in)
 
-    def _place_lead(self, kind: str, gap: float, speed: float) -> None:
-        name = f"{kind}_lead"
-        libsumo.vehicle.add(name, "ego_route", typeID=kind, departLane="best", departPos="0", departSpeed="0")
-        libsumo.vehicle.setMaxSpeed(name, speed)
-        front = self.vehicle.rear_to_centre + self.vehicle.length / 2
-        x, y, yaw = point_at(self.route, front + gap + libsumo.vehicle.getLength(name))
+    def _place_lead(self, lead: Lead) -> None:
+        name = self._put("lead", lead.kind, lead.gap, 0.0, lead.top_speed)
+        libsumo.vehicle.setPreviousSpeed(name, min(lead.speed, max(self.scenario.start_speed, 0.5 * lead.speed)))
+        if lead.profile:
+            libsumo.vehicle.setLaneChangeMode(name, _OWN_LANE)
+            libsumo.vehicle.setDecel(name, lead.braking)
+
+    def _place_cut_in(self, cut_in: CutIn) -> None:
+        fast = 1.4 * float(self.route.speed_limits.max())  # it must be able to stay ahead of the ego
+        name = self._put("cutin", cut_in.kind, cut_in.ahead, cut_in.sideways * _LANE_M, fast)
+        libsumo.vehicle.setLaneChangeMode(name, 0)
+        libsumo.vehicle.setMaxSpeedLat(name, _LATERAL_SPEED)
+        libsumo.vehicle.setAccel(name, 4.0)
+        self._act, self._progress = "beside", 0.0
+
+    def _put(self, role: str, kind: ActorKind, gap: float, left: float, top_speed: float) -> str:
+        """A scripted vehicle `gap` m ahead of the ego's front, `left` m beside the route; returns its id."""
+        name = f"{kind.value}_{role}"
+        libsumo.vehicle.add(name, "ego_route", typeID=kind.value, departLane="best", departPos="0", departSpeed="0")
+        libsumo.vehicle.setMaxSpeed(name, top_speed)
+        x, y, yaw = point_at(self.route, self._reach + gap + libsumo.vehicle.getLength(name))
+        x, y = x - left * math.sin(yaw), y + left * math.cos(yaw)
         libsumo.vehicle.moveToXY(name, "", -1, x, y, angle=math.degrees(math.pi / 2 - yaw) % 360, keepRoute=2)
-        libsumo.vehicle.setPreviousSpeed(name, min(speed, max(self.scenario.start_speed, 0.5 * speed)))
+        return name
+
+    def _direct(self, ego: EgoState) -> None:
+        """Tell the scripted vehicles how to go on, before a step."""
+        there = libsumo.vehicle.getIDList()
+        lead, cut_in = self.lead, self.cut_in
+        if lead and lead.profile and (name := f"{lead.kind.value}_lead") in there:
+            libsumo.vehicle.setSpeed(name, lead.wanted(ego.stamp_ns / NS))
+        if cut_in and self._act != "ahead" and (name := f"{cut_in.kind.value}_cutin") in there:
+            self._direct_cut_in(cut_in, name, ego)
+
+    def _direct_cut_in(self, cut_in: CutIn, name: str, ego: EgoState) -> None:
+        if ego.stamp_ns == TICK_NS:  # it has been put there by a jump, which says nothing about its speed
+            libsumo.vehicle.setPreviousSpeed(name, self.scenario.start_speed)
+        self._progress = locate(self.route, ego.x, ego.y, self._progress)[0]
+        x, y = libsumo.vehicle.getPosition(name)
+        front, left = locate(self.route, x, y, self._progress)
+        gap = front - libsumo.vehicle.getLength(name) - self._progress - self._reach
+        libsumo.vehicle.setSpeed(name, cut_in.keeping(gap, ego.speed))
+        if self._act == "beside" and self._progress >= cut_in.at_m and gap > 0.6 * cut_in.ahead:
+            self._act = "changing"
+        if self._act == "changing":
+            libsumo.vehicle.changeSublane(name, -left)
+            if abs(left) < 0.8:
+                self._act = "ahead"
+                libsumo.vehicle.setSpeed(name, -1)  # SUMO's driver again
+                libsumo.vehicle.setMaxSpeed(name, cut_in.speed)
+                libsumo.vehicle.setLaneChangeMode(name, _OWN_LANE)
+
+    @property
+    def _reach(self) -> float:
+        """From the rear axle to the front bumper, m."""
+        return self.vehicle.rear_to_centre + self.vehicle.length / 2
 
     def _mirror(self, state: EgoState) -> None:
-        reach = self.vehicle.rear_to_centre + self.vehicle.length / 2  # SUMO wants the front bumper
         libsumo.vehicle.moveToXY(
             _EGO,
             "",
             -1,
-            state.x + reach * math.cos(state.yaw),
-            state.y + reach * math.sin(state.yaw),
+            state.x + self._reach * math.cos(state.yaw),  # SUMO wants the front bumper
+            state.y + self._reach * math.sin(state.yaw),
             angle=math.degrees(math.pi / 2 - state.yaw) % 360,
             keepRoute=2,
         )

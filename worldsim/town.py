@@ -20,6 +20,7 @@ import sumolib
 
 from efficientgen import share
 from efficientgen.perception.types import F64, Route, StopLine
+from efficientgen.worldsim.roundabouts import Ring, merged, rings
 from efficientgen.worldsim.surface import Surface
 
 SCENARIO_DIR = Path(os.environ.get("EFFICIENTGEN_SCENARIOS") or share("scenarios"))
@@ -111,6 +112,11 @@ class TownMap:
             cost = cost + 4.0 * (1.0 - np.cos(heading - yaw))
         k = int(cost.argmin())
         return LaneHit(self._car_lanes[ribbon[k]], float(offset[k]), float(heading[k]))
+
+    @cached_property
+    def rings(self) -> tuple[Ring, ...]:
+        """The roundabouts."""
+        return rings(self.net)
 
     @cached_property
     def _car_lanes(self) -> tuple[Lane, ...]:
@@ -245,8 +251,9 @@ def plan_route(
     xy = np.stack([np.interp(wanted, fine, smooth[:, i]) for i in (0, 1)], 1)
     xy, shift = _respaced(xy, spacing)
     tangent = np.gradient(xy, axis=0)
+    headings = np.round(np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0])), 6)
     where = np.minimum(np.searchsorted(s, wanted[: len(xy)]), len(s) - 1)
-    stops = tuple(
+    stops = [
         StopLine(
             s=float(shift(at - start_s)),
             signal=connection.getTLSID(),
@@ -256,13 +263,14 @@ def plan_route(
             s_exit=float(shift(out - start_s)),
         )
         for at, connection, out in marks
-    )
+    ]
+    passages = [(connection.getFrom().getID(), connection.getTo().getID()) for _, connection, _ in marks]
     return Route(
         points=np.round(xy, 6),
-        headings=np.round(np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0])), 6),
+        headings=headings,
         speed_limits=limit[where],
         half_widths=half[where],
-        stops=tuple(s for s in stops if s.s > 0),
+        stops=tuple(s for s in merged(stops, passages, town.rings, headings, spacing) if s.s > 0),
         crossings=_crossings(town, xy, spacing),
         spacing=spacing,
     )

@@ -1,7 +1,8 @@
 """Seeded traffic demand: who drives and walks where, as a SUMO route file.
 
 Cars wander from junction to junction (our towns have no dead ends), so a town stays filled for minutes without flows.
-Scripted road users of a scenario are demand too: people who keep crossing at one place, a slow car ahead of the ego.
+People who keep crossing at one place of a scenario and cars that keep coming along one route are demand too; scripted
+vehicles are in `script`.
 """
 
 from __future__ import annotations
@@ -37,19 +38,18 @@ _WALK_KINDS = {"s": 1.0, "r": 0.8, "R": 0.8, "l": 0.6, "L": 0.6}
 
 
 @dataclass(frozen=True)
-class Lead:
-    """A slower vehicle `gap` m ahead of the ego's front when the drive starts; it takes the ego's route."""
-
-    gap: float
-    speed: float
-    kind: ActorKind = ActorKind.CAR
-
-
-@dataclass(frozen=True)
 class Walkers:
     """People who cross the road where `edge` ends (its crossing at the stop line), one every `every_s`."""
 
     edge: str
+    every_s: float
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Cars that drive along `edges`, one every `every_s`: traffic that the ego is to meet."""
+
+    edges: tuple[str, ...]
     every_s: float
 
 
@@ -82,6 +82,7 @@ def demand(
     duration_s: float,
     walkers: Sequence[Walkers] = (),
     vehicle: VehicleParams | None = None,
+    streams: Sequence[Stream] = (),
 ) -> str:
     """The route file (XML text) for [begin, begin + duration]: `vehicles` and `pedestrians` at the beginning, and as
     much again as arrives meanwhile.  Holds the vehicle types "ego" and "lead_*" for the oracle to use."""
@@ -104,6 +105,13 @@ def demand(
         while depart < begin_s + duration_s:
             trips.append((depart, _crosser(town, f"pedestrian_w{n}_{k}", depart, stream.edge, bool(k % 2), rng)))
             depart, k = depart + stream.every_s * rng.uniform(0.8, 1.2), k + 1
+    for n, flow in enumerate(streams):
+        depart, k = begin_s + rng.uniform(0.0, flow.every_s), 0
+        while depart < begin_s + duration_s:
+            onward = wander(town, flow.edges[-1], 14.0 * duration_s, rng)
+            text = _vehicle(f"car_s{n}_{k}", "car", depart, [*flow.edges[:-1], *onward])
+            trips.append((depart, text.replace('departPos="random_free"', 'departPos="base"')))
+            depart, k = depart + flow.every_s * rng.uniform(0.7, 1.3), k + 1
     trips.sort(key=lambda trip: trip[0])
     types = _TYPES + f'<vType id="ego" vClass="passenger" length="{ego.length}" width="{ego.width}" sigma="0"/>\n'
     return "<routes>\n" + types + "\n".join(text for _, text in trips) + "\n</routes>\n"

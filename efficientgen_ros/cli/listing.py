@@ -41,15 +41,17 @@ def scenarios_command(
     split: Annotated[str | None, typer.Option(help="Only train or heldout.")] = None, as_json: AsJson = False
 ) -> None:
     """List the scenarios."""
-    from efficientgen.worldsim.scenario import load_scenario, scenario_names  # reads the town networks
+    from efficientgen.worldsim.scenario import SPLITS, load_scenario, scenario_names  # reads the town networks
 
     scenarios = [load_scenario(name) for name in scenario_names(split)]
     if as_json:
         keys = ("name", "family", "town", "split", "weather", "duration_s", "description")
         print(json.dumps([{k: getattr(s, k) for k in keys} for s in scenarios], indent=2))
         return
-    table = Table("scenario", "family", "town", "what happens", box=SIMPLE_HEAD)
-    for s in scenarios:
-        town = f"{s.town}{' (held out)' if s.split == 'heldout' else ''}"
-        table.add_row(s.name, s.family, town, f"{s.description} {s.weather}, at most {s.duration_s:.0f} s.")
-    Console().print(table)
+    for part in SPLITS if split is None else (split,):
+        mine = [s for s in scenarios if s.split == part]
+        title = {"train": "towns to train in", "heldout": "held-out towns"}[part]
+        table = Table("scenario", "family", "weather", "s", "what happens", box=SIMPLE_HEAD, title=title)
+        for s in mine:
+            table.add_row(s.name, s.family, s.weather, f"{s.duration_s:.0f}", s.description)
+        Console().print(table)

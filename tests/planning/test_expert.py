@@ -171,6 +171,43 @@ def test_left_turn_gives_way_to_oncoming_traffic() -> None:
     assert protected.sections["cause"] != "yield"
 
 
+def test_gives_way_to_traffic_on_the_roundabout_and_only_to_that() -> None:
+    route = plan_route(load_town("oak"), ["f-aw", "aw-as", "as-ae", "ae-bw"], start_pos=40.0)
+    stop = route.stops[0]
+    ego = ego_on(route, stop.s - FRONT - 3.0, speed=3.0)
+
+    def circling(before_deg: float, speed: float = 7.0, leaving_deg: float = 0.0) -> OracleFrame:
+        """A car on the ring, so many degrees of it before the ego's entry (which is at 184 degrees)."""
+        at = math.radians(184.0 - before_deg)
+        x, y = stop.ring_x + stop.ring_radius * math.cos(at), stop.ring_y + stop.ring_radius * math.sin(at)
+        yaw = math.remainder(at + math.pi / 2 - math.radians(leaving_deg), math.tau)
+        return OracleFrame(0, "oak", ego, (car(x, y, speed, yaw),), {})
+
+    def waits(frame: OracleFrame) -> bool:
+        plan = expert_plan(route, frame)
+        return bool(plan.sections["cause"] == "yield" and np.hypot(*plan.waypoints[-1]) < 5.0)
+
+    assert waits(circling(60.0)) and waits(circling(80.0))
+    assert not waits(circling(60.0, leaving_deg=40.0)), "it steers off the ring"
+    assert not waits(circling(-60.0)), "it has passed"
+    assert not waits(circling(170.0)), "it is far away"
+    assert not waits(OracleFrame(0, "oak", ego, (), {}))
+
+
+def test_gives_way_where_a_road_joins_at_a_sharp_angle() -> None:
+    town = load_town("oak")
+    route, other = plan_route(town, ["s1-y", "y-t"], start_pos=150.0), plan_route(town, ["f-y", "y-t"])
+    stop = route.stops[0]
+    assert stop.must_yield and stop.direction == "s"
+    ego = ego_on(route, stop.s - FRONT - 4.0, speed=3.0)
+    x, y, yaw = point_at(other, other.stops[0].s - 16.0)
+    coming = expert_plan(route, OracleFrame(0, "oak", ego, (car(x, y, 8.0, math.remainder(yaw, math.tau)),), {}))
+    assert coming.sections["cause"] == "yield" and np.hypot(*coming.waypoints[-1]) < 6.0
+    lead_x, lead_y, lead_yaw = point_at(route, stop.s + 12.0)
+    behind = expert_plan(route, OracleFrame(0, "oak", ego, (car(lead_x, lead_y, 6.0, lead_yaw),), {}))
+    assert behind.sections["cause"] != "yield", "someone ahead on the same road is followed"
+
+
 @pytest.mark.parametrize("edges", [["i0-c", "c-i6"], ["m0-m1", "m1-p1"], ["o4-o5", "o5-i5"], ["i6-i7", "i7-o7"]])
 def test_tracked_plans_stay_on_the_route_in_turns(edges: list[str]) -> None:
     town = load_town("maple" if edges[0].startswith("m") else "elm")

@@ -9,7 +9,7 @@ from efficientgen.worldsim.reference.roads import ears
 from efficientgen.worldsim.reference.signals import lamps_lit
 from efficientgen.worldsim.reference.streets import net_file, read_streets
 
-TOWNS = ("birch", "maple")
+TOWNS = ("birch", "maple", "oak")
 
 
 def clearance(points: np.ndarray, streets) -> np.ndarray:
@@ -41,6 +41,23 @@ def test_nothing_stands_on_a_road(town):
         assert clearance(np.array([(thing.x, thing.y) for thing in things]), streets).min() > 0.1
     assert clearance(np.concatenate([line for line, _, _ in plan.hedges]), streets).min() > 0.5
     assert clearance(np.array([(car.x, car.y) for car in plan.parked]), streets).min() > 2.0
+
+
+def test_the_middle_of_a_roundabout_is_planted_and_not_built_on():
+    streets = read_streets(net_file("oak"))
+    plan = plan_town(streets, 0)
+    assert len(streets.islands) == 2 and not read_streets(net_file("maple")).islands
+    for island in streets.islands:
+        middle, radius = island.mean(0), np.hypot(*(island - island.mean(0)).T)
+        assert radius.min() > 15 and np.ptp(radius) < 1.0
+
+        def inside(points, middle=middle, radius=radius):
+            return np.hypot(*(np.asarray(points) - middle).T) < radius.min()
+
+        assert 8 < inside([(tree.x, tree.y) for tree in plan.trees]).sum() < 30
+        assert not inside(np.concatenate([house.corners for house in plan.buildings])).any()
+        assert not inside([(lamp.x, lamp.y) for lamp in plan.lamps]).any()
+        assert not inside(np.concatenate([paving.shape for paving in plan.paving])).any()
 
 
 def test_every_approach_has_a_near_and_a_far_head_for_each_group(town):

@@ -3,18 +3,21 @@
 import gzip
 import itertools
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 
+from efficientgen.perception.route import COMMAND_RANGE_M, command_at
+from efficientgen.perception.types import Command
 from efficientgen.worldsim.town import SCENARIO_DIR, TownError, load_town, plan_route, town_names
 from efficientgen.worldsim.traffic import wander
 
 TOWNS = town_names()
 
 
-def test_there_are_towns_to_train_in_and_one_held_out() -> None:
-    assert set(TOWNS) >= {"elm", "birch", "cedar", "maple"}
+def test_there_are_towns_to_train_in_and_held_out_ones() -> None:
+    assert set(TOWNS) >= {"elm", "birch", "cedar", "maple", "oak"}
 
 
 @pytest.mark.parametrize("name", TOWNS)
@@ -115,6 +118,58 @@ def test_must_yield_where_others_have_priority() -> None:
     assert not major.stops[0].must_yield
     permissive = plan_route(town, ["i0-c", "c-i6"])
     assert permissive.stops[0].direction == "l" and permissive.stops[0].signal and permissive.stops[0].must_yield
+
+
+def test_only_oak_has_roundabouts_a_junction_of_five_roads_and_a_fork() -> None:
+    for name in TOWNS:
+        net = load_town(name).net
+        arms = [
+            sum(e.getFunction() == "" for e in node.getIncoming())
+            for node in net.getNodes()
+            if node.getType() != "internal"
+        ]
+        sharpest = min(_sharpest_fork(node) for node in net.getNodes() if node.getType() != "internal")
+        assert (len(load_town(name).rings) == 2) is (name == "oak")
+        assert (max(arms) == 5) is (name == "oak")
+        assert (sharpest < 0.7) is (name == "oak"), f"{sharpest} rad in {name}"
+
+
+def _sharpest_fork(node: Any) -> float:
+    """The least angle between the first metres of two roads that leave a junction, rad."""
+    shapes = [np.array(edge.getShape())[:2, :2] for edge in node.getOutgoing() if edge.getFunction() == ""]
+    headings = sorted(float(np.arctan2(*(b - a)[::-1])) for a, b in shapes)
+    if len(headings) < 2:
+        return np.pi
+    return float(np.diff([*headings, headings[0] + 2 * np.pi]).min())
+
+
+def test_roundabouts_are_circles_that_the_car_can_drive() -> None:
+    for ring, radius in zip(sorted(load_town("oak").rings, key=lambda r: r.x), (20, 18), strict=True):
+        assert ring.radius == pytest.approx(radius, abs=0.2)
+        assert np.sqrt(9.81 * 0.2 * ring.radius) > 5.0, "at a comfortable 0.2 g"
+
+
+@pytest.mark.parametrize(
+    ("edges", "command"),
+    [
+        (["f-aw", "aw-as", "as-t"], Command.GO_RIGHT),
+        (["f-aw", "aw-as", "as-ae", "ae-bw"], Command.GO_STRAIGHT),
+        (["f-aw", "aw-as", "as-ae", "ae-an", "an-n2"], Command.GO_LEFT),
+        (["ae-bw", "bw-bs", "bs-e1"], Command.GO_RIGHT),
+        (["ae-bw", "bw-bs", "bs-bn", "bn-n3"], Command.GO_LEFT),
+        (["n3-bn", "bn-bw", "bw-bs", "bs-e1"], Command.GO_STRAIGHT),
+    ],
+)
+def test_a_roundabout_is_one_junction_with_the_sense_of_the_manoeuvre(edges: list[str], command: Command) -> None:
+    route = plan_route(load_town("oak"), edges, start_pos=5.0)
+    (stop,) = route.stops
+    assert stop.ring_radius > 0 and stop.must_yield and not stop.signal
+    for s in (stop.s - COMMAND_RANGE_M + 1.0, stop.s, (stop.s + stop.s_exit) / 2, stop.s_exit - 1.0):
+        assert command_at(route, s) is command, "announced before the entry and held until the exit"
+    assert command_at(route, stop.s - COMMAND_RANGE_M - 1.0) is Command.GO_STRAIGHT
+    assert command_at(route, stop.s_exit + 1.0) is Command.GO_STRAIGHT
+    inside = route.points[int(stop.s / 0.5) + 30 : int(stop.s_exit / 0.5) - 30] - [stop.ring_x, stop.ring_y]
+    assert np.abs(np.hypot(*inside.T) - stop.ring_radius).max() < 2.5
 
 
 @pytest.mark.parametrize(

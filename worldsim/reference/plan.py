@@ -98,12 +98,15 @@ def plan_town(streets: Streets, seed: int) -> TownPlan:
         ground.take_line(line, 1.0)
     for head in heads:
         ground.take_disc(head.x, head.y, 1.0)
+    gardens = [tree for island in streets.islands for tree in _island_garden(island, ground, seed)]
     sides = _sides(streets, seed)
     lamps = [lamp for side in sides for lamp in _street_lamps(side, ground)]
     buildings: list[Building] = []
     hedges: list[tuple[F64, float, int]] = []
     parked: list[ParkedCar] = []
     roads = roads_taken(streets, 0.0, bounds, walks=False)
+    for island in streets.islands:
+        roads.take_polygon(island)
     paving = [piece for side in sides if side.district == "shops" for piece in _forecourt(side, roads)]
     for row in (0, 1):
         for side in sides:
@@ -112,7 +115,7 @@ def plan_town(streets: Streets, seed: int) -> TownPlan:
                 hedges += extras.hedges
                 parked += extras.parked
                 paving += extras.paving
-    trees = [tree for side in sides for tree in _street_trees(side, ground, seed)]
+    trees = gardens + [tree for side in sides for tree in _street_trees(side, ground, seed)]
     trees += _woods(ground, bounds, streets.bounds, seed)
     return TownPlan(bounds, tuple(buildings), tuple(trees), tuple(hedges), tuple(lamps), tuple(parked), tuple(paving),
                     heads, masts)  # fmt: skip
@@ -269,6 +272,19 @@ def _street_trees(side: _Side, ground: Occupancy, seed: int) -> list[Tree]:
         if ground.free_disc(tree.x, tree.y, 0.5):
             trees.append(tree)
             ground.take_disc(tree.x, tree.y, tree.crown_radius + 0.5)
+    return trees
+
+
+def _island_garden(island: F64, ground: Occupancy, seed: int) -> list[Tree]:
+    """A tree amid bushes, low enough to see over: what grows in the middle of a roundabout, in place of houses."""
+    middle, size = island.mean(0), float(np.hypot(*(island - island.mean(0)).T).min())
+    rng = keyed(seed, "island", *(round(float(c)) for c in middle))
+    trees = [Tree(float(middle[0]), float(middle[1]), float(rng.uniform(6.5, 8.0)), "round", int(rng.integers(25)))]
+    for k in range(round(0.9 * size)):
+        angle, r = 2.4 * k + rng.uniform(-0.4, 0.4), rng.uniform(0.3, 0.62) * size
+        spot = middle + r * np.array([math.cos(angle), math.sin(angle)])
+        trees.append(Tree(float(spot[0]), float(spot[1]), float(rng.uniform(0.7, 1.2)), "bush", int(rng.integers(25))))
+    ground.take_polygon(island)
     return trees
 
 

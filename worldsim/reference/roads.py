@@ -22,6 +22,8 @@ from efficientgen.worldsim.reference.weather import Colour
 KERB_M = 0.12
 LINE_M = 0.12  # lane lines
 EDGE_INSET_M = 0.25  # edge line from the border of the carriageway
+RING_M = 5.2  # width of the asphalt under a roundabout's ring
+APRON_M = 3.0  # paved border of a roundabout's island, for the wheels of long trucks
 STOP_BAR_M = (0.95, 0.5)  # begin and end of the stop bar before the lane's end
 
 ASPHALT: Colour = (0.37, 0.375, 0.385)
@@ -93,6 +95,9 @@ def draw_roads(streets: Streets, mesh: Mesh) -> None:
         polygon(mesh, outline, 0.0, ASPHALT)
     for area in streets.walked_road:
         polygon(mesh, area, 0.0, ASPHALT)
+    for island in streets.islands:  # closes the seams between the ring, its junctions and what borders them
+        rim = np.vstack([island, island[:2]])
+        ribbon(mesh, polyline.offset(rim, -RING_M / 2 + 0.6), RING_M, 0.0, ASPHALT)
     for lane in streets.lanes:
         if lane.use == "drive":
             _carriageway(mesh, lane)
@@ -108,9 +113,14 @@ def draw_roads(streets: Streets, mesh: Mesh) -> None:
 
 
 def draw_paving(streets: Streets, forecourts: Iterable[tuple[F64, float]], mesh: Mesh) -> None:
-    """Forecourts and paths (polyline, width), street corners, sidewalks."""
+    """Forecourts and paths (polyline, width), roundabout islands, street corners, sidewalks."""
     for shape, width in forecourts:
         ribbon(mesh, shape, width, 0.0, np.array(PAVING) * 0.9)
+    for island in streets.islands:
+        rim = np.vstack([island, island[:2]])
+        ribbon(mesh, polyline.offset(rim, APRON_M / 2), APRON_M, 0.0, np.array(CYCLEWAY) * 1.25)
+        for inwards in (0.1, APRON_M - 0.1):
+            ribbon(mesh, polyline.offset(rim, inwards), 0.24, 0.0, KERB)
     for area in streets.corners:
         polygon(mesh, area, 0.0, PAVING)
         ribbon(mesh, np.vstack([area, area[:1]]), 0.24, 0.0, KERB)

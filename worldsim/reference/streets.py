@@ -71,6 +71,7 @@ class Streets:
     walked_road: tuple[F64, ...]  # areas for walking that a lane for vehicles runs through
     junctions: tuple[F64, ...]
     approaches: tuple[Approach, ...]
+    islands: tuple[F64, ...]  # middles of roundabouts: their outlines, the left border of the ring, counter-clockwise
     bounds: tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
@@ -133,7 +134,8 @@ def read_streets(path: Path) -> Streets:
     walked_road = [area for area, road in zip(areas, entered, strict=True) if road]
     return Streets(
         tuple(lanes), tuple(inner), tuple(crossings), tuple(corners), tuple(walked_road),
-        tuple(j for j in junctions if len(j) > 2), tuple(approaches), (x0, y0, x1, y1),
+        tuple(j for j in junctions if len(j) > 2), tuple(approaches),
+        tuple(_island(net, ring) for ring in net.getRoundabouts()), (x0, y0, x1, y1),
     )  # fmt: skip
 
 
@@ -145,6 +147,20 @@ def _outline(shape: Any) -> F64:
         return ring
     back = np.vstack([ring[half:], ring[:1]])
     return np.vstack([polyline.simplify(ring[: half + 1], SIMPLIFY_M)[:-1], polyline.simplify(back, SIMPLIFY_M)[:-1]])
+
+
+def _island(net: Any, ring: Any) -> F64:
+    """What a roundabout goes around, (N, 2)."""
+    ids = list(ring.getEdges())
+    pieces, here = [], net.getEdge(ids[0])
+    for _ in ids:
+        lane = next(lane for lane in here.getLanes() if _use(lane) == "drive")
+        onward = next(c for c in lane.getOutgoing() if c.getTo().getID() in ids and _use(c.getToLane()) == "drive")
+        inner = net.getLane(onward.getViaLaneID())
+        pieces += [np.array(shape)[:, :2] for shape in (lane.getShape(), inner.getShape())]
+        width, here = float(lane.getWidth()), onward.getTo()
+    middle = polyline.ring(np.vstack(pieces))
+    return polyline.offset(np.vstack([middle[-1:], middle, middle[:1]]), width / 2)[1:-1]
 
 
 def _enters(shape: F64, area: F64) -> bool:
