@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientgen.eval.metrics import Metrics
+from efficientgen.eval.metrics import Metrics, MetricsFormatError, metrics_from
 from efficientgen.eval.step_log import Step, StepLog
 from efficientgen.perception.types import (
     Actor,
@@ -102,11 +102,10 @@ def load_metrics(directory: Path | str) -> Metrics:
     path = Path(directory) / "metrics.json"
     if not path.exists():
         raise LogFormatError(f"{path} does not exist: score the log and save it again with its metrics")
-    held = json.loads(path.read_text(encoding="utf-8"))
-    names = {f.name for f in fields(Metrics)}
-    if set(held) != names:
-        raise LogFormatError(f"{path} differs from this version in {sorted(set(held) ^ names)}: score the log again")
-    return Metrics(**held)
+    try:
+        return metrics_from(json.loads(path.read_text(encoding="utf-8")))
+    except MetricsFormatError as error:
+        raise LogFormatError(f"{path}: {error}; score the log again") from error
 
 
 def _swap(draft: Path, target: Path) -> None:
