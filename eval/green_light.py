@@ -29,12 +29,12 @@ TICK_S = TICK_NS / NS
 def moves_off_delays(log: StepLog, vehicle: VehicleParams | None = None) -> tuple[float, ...]:
     """Seconds from green to moving, one for each time the ego was first at a red stop line of its route.
 
-    It was first when it stood (below 0.3 m/s) within 12 m of the line with nobody in its lane up to the line as the
-    signal of its link turned from red to green.  Moving is 0.5 m/s, or 1 m gone.  Only seconds count in which the way is clear:
-    nobody is on the route from the bumper to 5 m beyond the junction, nor would be within 3 s going straight on (so
-    oncoming traffic that a left turn must let pass stops the count).  Red before the hand-over does not count, if the
-    light turned green then.  If the drive or the green ends first, the seconds count if they are 4 or more (it did
-    not move off in time); else nothing can be said, and there is no entry.
+    It was first when it stood (below 0.3 m/s) within 12 m of the line, with nobody in its lane up to the line, as the
+    signal of its link turned from red to green after the hand-over.  Moving is 0.5 m/s, or 1 m gone.  Only seconds
+    count in which the way is clear: nobody is on the route from the bumper to 5 m beyond the junction, nor would be
+    within 3 s going straight on (so oncoming traffic that a left turn must let pass stops the count).  If the drive or
+    the green ends first, the seconds count if they are 4 or more (it did not move off in time); else nothing can be
+    said, and there is no entry.
     """
     vehicle = vehicle or VehicleParams()
     front = vehicle.rear_to_centre + vehicle.length / 2

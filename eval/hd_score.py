@@ -8,7 +8,8 @@ their last speed.
 Differences to HUGSIM, each for a reason: road users that touch the ego from behind, or while it stands, do not count
 (NAVSIM's at-fault rule: a recorded follower kept its distance to where the ego really went); the drivable area is the
 map's, and any corner of the box more than 0.3 m outside is a violation (HUGSIM counts ground points under the box); a
-step whose plan is missing or unreadable scores 0 (its planners never fail to answer).
+step whose plan is missing or unreadable scores 0 (its planners never fail to answer); what a plan does beyond the end
+of the route is nobody's business.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from efficientgen.eval.comfort import plan_is_comfortable
 from efficientgen.eval.plan_deviation import place_at, planned_path
 from efficientgen.eval.route_score import OFF_ROAD_M, Roads
 from efficientgen.eval.step_log import StepLog, all_ticks, scored_steps
-from efficientgen.perception.types import F64, NS, TICK_NS, Actor, OracleFrame, VehicleParams
+from efficientgen.perception.route import locate
+from efficientgen.perception.types import F64, NS, TICK_NS, Actor, OracleFrame, Route, VehicleParams
 
 HORIZON_TICKS = 30
 PROBES_S = (0.5, 1.0)
@@ -61,14 +63,15 @@ def hd_score(log: StepLog, town: Roads, completion: float, vehicle: VehicleParam
         if path is None:
             continue
         pose = _poses(place_at(path, np.arange(HORIZON_TICKS + 1) * TICK_S), step.ego.yaw)
+        parts[i, 3] = plan_is_comfortable(pose[::COMFORT_TICKS], COMFORT_TICKS * TICK_S)
+        pose = _on_the_route(pose, log.route)
         readable.append(i)
         poses.append(pose)
         first = step.stamp_ns // TICK_NS
-        parts[i, 0] = not traffic.touches(first, pose, np.zeros(len(pose)), vehicle)
-        parts[i, 2] = not any(traffic.touches(first, pose, np.full(len(pose), p), vehicle) for p in PROBES_S)
-        parts[i, 3] = plan_is_comfortable(pose[::COMFORT_TICKS], COMFORT_TICKS * TICK_S)
+        parts[i, 0] = not traffic.touches(first, pose, 0.0, vehicle)
+        parts[i, 2] = not any(traffic.touches(first, pose, probe, vehicle) for probe in PROBES_S)
     if poses:
-        parts[readable, 1] = _on_the_road(np.stack(poses), town, vehicle)
+        parts[readable, 1] = _on_the_road(poses, town, vehicle)
     nc, dac, ttc, c = parts.T
     means = parts.mean(0).tolist()
     return HDScore(float((nc * dac * (5 * ttc + 2 * c) / 7).mean()) * min(completion, 1.0), *means, plans=len(asked))
@@ -83,13 +86,27 @@ def _poses(points: F64, yaw: float) -> F64:
     return np.column_stack([points, np.unwrap(headings)])
 
 
-def _on_the_road(poses: F64, town: Roads, vehicle: VehicleParams) -> np.ndarray:
-    """(P,) bool for poses (P, K, 3): no corner of the box is ever more than `OFF_ROAD_M` off the drivable surface."""
-    x, y, yaw = poses.reshape(-1, 3).T
-    size, d = np.ones(len(x)), vehicle.rear_to_centre
-    corners = box_corners(x + d * np.cos(yaw), y + d * np.sin(yaw), yaw, vehicle.length * size, vehicle.width * size)
-    depth = np.asarray(town.drivable_depth(corners.reshape(-1, 2))).reshape(len(poses), -1)
-    return np.asarray((depth >= -OFF_ROAD_M).all(1))
+def _on_the_route(pose: F64, route: Route) -> F64:
+    """`pose` (K, 3) up to where it passes the end of the route; the present pose at least."""
+    for k in range(len(pose), 1, -1):
+        if locate(route, *pose[k - 1, :2])[0] <= route.length:
+            return pose[:k]
+    return pose[:1]
+
+
+def _on_the_road(poses: list[F64], town: Roads, vehicle: VehicleParams) -> np.ndarray:
+    """(P,) bool for P paths (K, 3): no corner of the box is ever more than `OFF_ROAD_M` off the drivable surface."""
+    which = np.repeat(np.arange(len(poses)), [len(pose) for pose in poses])
+    corners = _corners(np.concatenate(poses), vehicle)  # (sum K, 4, 2)
+    off = (np.asarray(town.drivable_depth(corners.reshape(-1, 2))).reshape(-1, 4) < -OFF_ROAD_M).any(1)
+    return np.asarray(np.bincount(which, off, len(poses)) == 0)
+
+
+def _corners(pose: F64, vehicle: VehicleParams) -> F64:
+    """Corners (K, 4, 2) m of the ego's box at rear-axle poses (K, 3)."""
+    x, y, yaw = pose.T
+    size, d = np.ones(len(pose)), vehicle.rear_to_centre
+    return box_corners(x + d * np.cos(yaw), y + d * np.sin(yaw), yaw, vehicle.length * size, vehicle.width * size)
 
 
 class _Traffic:
@@ -101,26 +118,22 @@ class _Traffic:
         self._rows = np.array([row for group in groups for row in group], np.float64).reshape(-1, 5)
         self._tick = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
 
-    def touches(self, first: int, pose: F64, ahead_s: F64, vehicle: VehicleParams) -> bool:
-        """Whether the ego's box, moved on from `pose` (K, 3) at tick `first` + k by `ahead_s` (K,) of its velocity,
-        touches anybody other than from behind or standing.
+    def touches(self, first: int, pose: F64, ahead_s: float, vehicle: VehicleParams) -> bool:
+        """Whether the ego's box, moved on by `ahead_s` of its velocity from `pose` (K, 3) at tick `first` + k, touches
+        anybody where they are at that tick, other than from behind or standing.
         """
         move = np.diff(pose[:, :2], axis=0) / TICK_S
-        velocity = np.vstack([move[:1], move])  # (K, 2), HUGSIM: that of the step before
-        at = np.column_stack([pose[:, :2] + velocity * ahead_s[:, None], pose[:, 2]])
+        if not len(move):
+            return False
+        velocity = np.vstack([move[:1], move])  # (K, 2), that of the step before, as in HUGSIM
+        at = np.column_stack([pose[:, :2] + velocity * ahead_s, pose[:, 2]])
         moving = np.hypot(velocity[:, 0], velocity[:, 1]) > STANDING
         low, high = np.searchsorted(self._tick, [first, first + len(pose)])
         rows, k = self._rows[low:high], self._tick[low:high] - first
         reach = 0.5 * rows[:, 3] + vehicle.length
         near = moving[k] & (np.abs(rows[:, 0] - at[k, 0]) < reach) & (np.abs(rows[:, 1] - at[k, 1]) < reach)
-        if not near.any():
-            return False
-        rows, ego = rows[near], at[k[near]]
-        size, d = np.ones(len(ego)), vehicle.rear_to_centre
-        x, y, yaw = ego.T
-        own = box_corners(x + d * np.cos(yaw), y + d * np.sin(yaw), yaw, vehicle.length * size, vehicle.width * size)
-        other = box_corners(*rows.T)
-        hits = np.flatnonzero(boxes_overlap(own, other))
+        ego, other = at[k[near]], box_corners(*rows[near].T)
+        hits = np.flatnonzero(boxes_overlap(_corners(ego, vehicle), other))
         return bool((contact_sides(ego[hits], other[hits], vehicle) != SIDES.index("rear")).any())
 
 

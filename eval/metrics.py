@@ -281,8 +281,18 @@ def aggregate(drives: Iterable[Metrics], resamples: int = 1000, seed: int = 0) -
         if not groups:
             continue
         means = np.array([np.mean(groups[name]) for name in sorted(groups)])
-        rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(field.name.encode()).digest()[:8], "little")])
-        picks = rng.integers(0, len(means), (resamples, len(means)))
-        low, high = np.percentile(means[picks].mean(1), [2.5, 97.5])
-        out[field.name] = Estimate(float(means.mean()), float(low), float(high), sum(map(len, groups.values())))
+        picks = resampling(len(means), field.name, resamples, seed)
+        out[field.name] = estimate(float(means.mean()), means[picks].mean(1), sum(map(len, groups.values())))
     return out
+
+
+def resampling(scenarios: int, name: str, resamples: int, seed: int) -> np.ndarray:
+    """(resamples, scenarios) indices: bootstrap draws of scenarios with replacement, keyed by (seed, name)."""
+    rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])
+    return rng.integers(0, scenarios, (resamples, scenarios))
+
+
+def estimate(value: float, resampled: F64, count: int) -> Estimate:
+    """`value` with the 95 % percentile interval of its bootstrap resamples."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Estimate(value, float(low), float(high), count)

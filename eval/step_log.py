@@ -2,8 +2,8 @@
 
 One `Step` per plan period (0.4 s): what the planner answered, what safety ruled, and the oracle frames of the ticks
 that followed.  The same log comes from any world and from the ROS 2 graph.  There is exactly one verdict per step, in
-every mode.  In latency mode it may take effect some time after the step's stamp, since the plan that it rules on arrives
-then; `bridge` is what the car followed until then.
+every mode.  In latency mode it may take effect some time after the step's stamp, when the plan that it rules on
+arrives; `bridge` is what the car followed until then.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Step:
 
     @property
     def fallback(self) -> bool:
-        """Safety drove, if only for a part of this period: a fallback verdict that is not `held`, or a braking bridge."""
+        """Safety drove, if only for a part of the period: a fallback verdict that is not `held`, or a braking bridge."""
         braked = self.bridge is not None and self.bridge.stamp_ns == self.stamp_ns
         return braked or (self.verdict.source.fallback and not self.held)
 
