@@ -58,11 +58,12 @@ def hd_score(log: StepLog, town: Roads, completion: float, vehicle: VehicleParam
     traffic = _Traffic(all_ticks(log))
     parts = np.zeros((len(asked), 4))  # NC, DAC, TTC, C
     readable, poses = [], []
+    times = np.linspace(0.0, HORIZON_TICKS * TICK_S, HORIZON_TICKS + 1, dtype=np.float64)
     for i, step in enumerate(asked):
         path = planned_path(step)
         if path is None:
             continue
-        pose = _poses(place_at(path, np.arange(HORIZON_TICKS + 1) * TICK_S), step.ego.yaw)
+        pose = _poses(place_at(path, times), step.ego.yaw)
         parts[i, 3] = plan_is_comfortable(pose[::COMFORT_TICKS], COMFORT_TICKS * TICK_S)
         pose = _on_the_route(pose, log.route)
         readable.append(i)
@@ -73,8 +74,14 @@ def hd_score(log: StepLog, town: Roads, completion: float, vehicle: VehicleParam
     if poses:
         parts[readable, 1] = _on_the_road(poses, town, vehicle)
     nc, dac, ttc, c = parts.T
-    means = parts.mean(0).tolist()
-    return HDScore(float((nc * dac * (5 * ttc + 2 * c) / 7).mean()) * min(completion, 1.0), *means, plans=len(asked))
+    return HDScore(
+        score=float((nc * dac * (5 * ttc + 2 * c) / 7).mean()) * min(completion, 1.0),
+        no_collision=float(nc.mean()),
+        drivable=float(dac.mean()),
+        time_to_collision=float(ttc.mean()),
+        comfort=float(c.mean()),
+        plans=len(asked),
+    )
 
 
 def _poses(points: F64, yaw: float) -> F64:

@@ -107,7 +107,8 @@ def _live(
     """
     now_ns = ego.stamp_ns
     when_ns, plan = arrival or (now_ns, None)
-    bridge, before = None, ()
+    bridge: Trajectory | None = None
+    before: tuple[EgoState, ...] = ()
     if when_ns > now_ns:  # the ladder's answer to "no plan yet"
         state, meanwhile = judge(state, None, ego, now_ns, safety)
         bridge = meanwhile.trajectory

@@ -50,7 +50,7 @@ class Step:
 
     @property
     def fallback(self) -> bool:
-        """Safety drove, if only for a part of the period: a fallback verdict that is not `held`, or a braking bridge."""
+        """Safety drove, if only for part of it: a fallback verdict that is not `held`, or a bridge that brakes."""
         braked = self.bridge is not None and self.bridge.stamp_ns == self.stamp_ns
         return braked or (self.verdict.source.fallback and not self.held)
 

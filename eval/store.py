@@ -326,7 +326,7 @@ def _unpack(header: dict[str, Any], columns: dict[str, np.ndarray], frames: list
                 asked=timing.get("asked", True),
                 due=timing.get("due", True),
                 effective_ns=timing.get("effective_ns", 0),
-                bridge=None if bridge is None else _unpack_trajectory("bridge", *bridge, columns, cursor),
+                bridge=None if bridge is None else _unpack_trajectory("bridge", bridge[0], bridge[1], columns, cursor),
             )
         )
         tick += held["ticks"]

@@ -71,7 +71,8 @@ class LogReplay:
         def unlike(state: EgoState) -> float:
             apart = math.hypot(state.x - ego.x, state.y - ego.y)
             turned = HEADING_M * (1.0 - math.cos(state.yaw - ego.yaw))
-            return apart + turned + SPEED_S * abs(state.speed - ego.speed) + SHIFT_MPS * abs(state.stamp_ns - now_ns) / NS
+            shifted = SHIFT_MPS * abs(state.stamp_ns - now_ns) / NS
+            return apart + turned + SPEED_S * abs(state.speed - ego.speed) + shifted
 
         return min(self._states, key=unlike).stamp_ns
 
@@ -85,4 +86,3 @@ class LogReplay:
         b = self._states[i + 1]
         share = (stamp_ns - a.stamp_ns) / (b.stamp_ns - a.stamp_ns)
         return a.x + share * (b.x - a.x), a.y + share * (b.y - a.y)
-
