@@ -122,12 +122,15 @@ class _Traffic:
     def __init__(self, ticks: list[OracleFrame]) -> None:
         groups = [[_row(actor, 0.0) for actor in tick.actors] for tick in ticks]
         groups += [[_row(a, (k + 1) * TICK_S) for a in ticks[-1].actors] for k in range(HORIZON_TICKS)]
+        actors = [tick.actors for tick in ticks] + [ticks[-1].actors] * HORIZON_TICKS
+        number: dict[str, int] = {}
         self._rows = np.array([row for group in groups for row in group], np.float64).reshape(-1, 5)
         self._tick = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        self._who = np.array([number.setdefault(a.id, len(number)) for group in actors for a in group], np.int64)
 
     def touches(self, first: int, pose: F64, ahead_s: float, vehicle: VehicleParams) -> bool:
         """Whether the ego's box, moved on by `ahead_s` of its velocity from `pose` (K, 3) at tick `first` + k, touches
-        anybody where they are at that tick, other than from behind or standing.
+        anybody where they are at that tick.  Who touches it first from behind, or while it stands, does not count.
         """
         move = np.diff(pose[:, :2], axis=0) / TICK_S
         if not len(move):
@@ -138,10 +141,12 @@ class _Traffic:
         low, high = np.searchsorted(self._tick, [first, first + len(pose)])
         rows, k = self._rows[low:high], self._tick[low:high] - first
         reach = 0.5 * rows[:, 3] + vehicle.length
-        near = moving[k] & (np.abs(rows[:, 0] - at[k, 0]) < reach) & (np.abs(rows[:, 1] - at[k, 1]) < reach)
-        ego, other = at[k[near]], box_corners(*rows[near].T)
-        hits = np.flatnonzero(boxes_overlap(_corners(ego, vehicle), other))
-        return bool((contact_sides(ego[hits], other[hits], vehicle) != SIDES.index("rear")).any())
+        near = (np.abs(rows[:, 0] - at[k, 0]) < reach) & (np.abs(rows[:, 1] - at[k, 1]) < reach)
+        k, other, who = k[near], box_corners(*rows[near].T), self._who[low:high][near]
+        hits = np.flatnonzero(boxes_overlap(_corners(at[k], vehicle), other))
+        hits = hits[np.unique(who[hits], return_index=True)[1]]  # each road user's first touch
+        from_behind = contact_sides(at[k[hits]], other[hits], vehicle) == SIDES.index("rear")
+        return bool((moving[k[hits]] & ~from_behind).any())
 
 
 def _row(actor: Actor, after_s: float) -> tuple[float, ...]:
