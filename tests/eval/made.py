@@ -1,4 +1,4 @@
-"""Step logs whose every number is chosen by the test: an ego that drives by a formula, actors that stand or move by one."""
+"""Step logs whose every number is chosen by the test: ego and actors move by formulas."""
 
 from __future__ import annotations
 
