@@ -55,8 +55,9 @@ def summarise(drives: Mapping[str, Sequence[Metrics]], scenarios: Mapping[str, S
 
     Returns:
         "planners": planner -> metric -> estimate; "families", "splits", "towns": planner -> group -> metric ->
-        estimate; "comparisons": planner -> baseline -> metric -> comparison, over the scenarios and seeds that both
-        drove; "moves_off": planner -> {"prompt", "all"}; "drives": every drive's metrics.
+        estimate; "comparisons": planner (baselines only where there is nobody else) -> baseline -> metric ->
+        comparison, over the scenarios and seeds that both drove; "moves_off": planner -> {"prompt", "all"}; "drives":
+        every drive's metrics.
     """
     held = {who: with_expert(mine, drives.get(EXPERT, ())) for who, mine in drives.items()}
     return {
@@ -65,9 +66,8 @@ def summarise(drives: Mapping[str, Sequence[Metrics]], scenarios: Mapping[str, S
         "splits": _grouped(held, lambda m: scenarios[m.scenario].split),
         "towns": _grouped(held, lambda m: m.town),
         "comparisons": {
-            who: against
-            for who in held
-            if (against := {b: _compared(held[who], held[b]) for b in BASELINES if b in held and b != who})
+            who: {b: _compared(held[who], held[b]) for b in BASELINES if b in held and b != who}
+            for who in ([who for who in held if who not in BASELINES] or held)
         },
         "moves_off": {
             who: dict(zip(("prompt", "all"), moves_off_rate(mine), strict=True)) for who, mine in held.items()

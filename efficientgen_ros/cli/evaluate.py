@@ -135,7 +135,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
 
 
 def _cell(estimate: dict[str, float] | None) -> str:
-    return "" if estimate is None else f"{estimate['mean']:.3g} ({estimate['low']:.3g} .. {estimate['high']:.3g})"
+    return "" if estimate is None else f"{estimate['mean']:.3g} ({estimate['low']:.3g}..{estimate['high']:.3g})"
 
 
 def _sentence(who: str, other: str, comparison: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ from efficientgen_ros.cli.sweeping import (
     settings_in_result,
 )
 
+INTERVALS = ("driving_score", "hd_score")
 SHOWN = ("driving_score", "hd_score", "success", "collision_at_fault", "fallback_share", "held_share")
 
 
@@ -102,14 +103,17 @@ def latency_curve_command(
     if as_json:
         print(json.dumps(result, indent=1))
         return
-    table = Table("latency s", "source", *(s.replace("_", " ") for s in SHOWN), box=SIMPLE_HEAD, title=planner)
+    table = Table("latency", *(s.replace("_", " ") for s in SHOWN), box=SIMPLE_HEAD, title=planner)
     for point in result["points"]:
-        metrics = point["metrics"]
-        cells = [
-            f"{metrics[s]['mean']:.3g} ({metrics[s]['low']:.3g} .. {metrics[s]['high']:.3g})" if s in metrics else ""
-            for s in SHOWN
-        ]
-        table.add_row(f"{point['latency_s']:g}", point["latency"]["name"], *cells)
+        cells = [_cell(point["metrics"].get(s), interval=s in INTERVALS) for s in SHOWN]
+        table.add_row(f"{point['latency_s']:g} s", *cells)
     Console().print(table)
     report_path(out)
     report_path(picture)
+
+
+def _cell(estimate: dict[str, float] | None, interval: bool) -> str:
+    if estimate is None:
+        return ""
+    between = f" ({estimate['low']:.3g}..{estimate['high']:.3g})" if interval else ""
+    return f"{estimate['mean']:.3g}{between}"

@@ -80,8 +80,11 @@ def test_a_summary_names_baselines_families_and_origin_of_every_ratio():
     mine = got["comparisons"]["mine"]
     assert mine[EXPERT]["driving_score"]["ratio"]["mean"] == pytest.approx(0.6)
     assert mine[CONSTANT_VELOCITY]["driving_score"]["ratio"]["mean"] == pytest.approx(3.0)
-    assert mine[CONSTANT_VELOCITY]["driving_score"]["apart"] and EXPERT not in got["comparisons"][EXPERT]
+    assert mine[CONSTANT_VELOCITY]["driving_score"]["apart"] and list(got["comparisons"]) == ["mine"]
     assert got["families"]["mine"]["x"]["driving_score"]["mean"] == 60.0
+    baselines = summarise({who: held[who] for who in (EXPERT, CONSTANT_VELOCITY)}, scenarios)["comparisons"]
+    assert baselines[EXPERT][CONSTANT_VELOCITY]["driving_score"]["ratio"]["mean"] == pytest.approx(5.0)
+    assert EXPERT not in baselines[EXPERT], "nobody is compared with itself"
     assert got["planners"]["mine"]["progress_rel"]["mean"] == 1.0 and len(got["drives"]) == 6
 
 
