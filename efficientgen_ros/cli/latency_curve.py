@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from efficientgen.planning.load import DEFAULT
 from efficientgen_ros.cli.sweeping import (
@@ -103,7 +103,8 @@ def latency_curve_command(
     if as_json:
         print(json.dumps(result, indent=1))
         return
-    table = Table("latency", *(s.replace("_", " ") for s in SHOWN), box=SIMPLE_HEAD, title=planner)
+    columns = [Column(s.replace("_", " "), no_wrap=s in INTERVALS) for s in SHOWN]
+    table = Table("latency", *columns, box=SIMPLE_HEAD, title=planner, pad_edge=False)
     for point in result["points"]:
         cells = [_cell(point["metrics"].get(s), interval=s in INTERVALS) for s in SHOWN]
         table.add_row(f"{point['latency_s']:g} s", *cells)
