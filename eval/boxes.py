@@ -1,4 +1,4 @@
-"""Boxes on the ground plane: corners, overlap, and the first contact of the ego with a road user.
+"""Boxes on the ground plane: corners, overlap, distance, and the first contact of the ego with a road user.
 
 Everything is vectorised over ticks, in `map`, on oriented boxes at their centre poses; heights play no part.
 """
@@ -71,18 +71,68 @@ def first_contact(ticks: Sequence[OracleFrame], vehicle: VehicleParams | None = 
     if not len(hits):
         return None
     tick, actor = pairs[int(hits[0])]
-    return Contact(tick.stamp_ns, actor, _contact_side(tick.ego, other[hits[0]], vehicle))
+    pose = np.array([[tick.ego.x, tick.ego.y, tick.ego.yaw]])
+    return Contact(tick.stamp_ns, actor, SIDES[int(contact_sides(pose, other[hits[:1]], vehicle)[0])])
 
 
-def _contact_side(ego: EgoState, corners: F64, vehicle: VehicleParams) -> str:
-    """Which face of the ego the other box is nearest to: the face whose outward penetration is smallest."""
-    c, s = math.cos(ego.yaw), math.sin(ego.yaw)
-    local = (corners - (ego.x, ego.y)) @ np.array([[c, -s], [s, c]]) - (vehicle.rear_to_centre, 0.0)
-    depth = {
-        "front": vehicle.length / 2 - local[:, 0].min(),
-        "rear": local[:, 0].max() + vehicle.length / 2,
-        "left": vehicle.width / 2 - local[:, 1].min(),
-        "right": local[:, 1].max() + vehicle.width / 2,
-    }
-    side = min(depth, key=lambda name: depth[name])
-    return "lateral" if side in ("left", "right") else side
+SIDES = ("front", "rear", "lateral", "lateral")
+
+
+def contact_sides(egos: F64, corners: F64, vehicle: VehicleParams) -> np.ndarray:
+    """(N,) indices into `SIDES`: the ego's face that the other box is nearest to, by the least outward penetration.
+
+    Args:
+        egos: rear-axle poses (N, 3).
+        corners: of the other boxes, (N, 4, 2).
+    """
+    c, s = np.cos(egos[:, 2])[:, None], np.sin(egos[:, 2])[:, None]
+    offset = corners - egos[:, None, :2]
+    along = offset[..., 0] * c + offset[..., 1] * s - vehicle.rear_to_centre  # (N, 4)
+    left = -offset[..., 0] * s + offset[..., 1] * c
+    half_length, half_width = vehicle.length / 2, vehicle.width / 2
+    depth = (
+        half_length - along.min(1),
+        along.max(1) + half_length,
+        half_width - left.min(1),
+        left.max(1) + half_width,
+    )
+    return np.asarray(np.stack(depth, 1).argmin(1))
+
+
+def box_distances(a: F64, b: F64) -> F64:
+    """How far boxes are apart, pair by pair: corners (N, 4, 2) each -> (N,) m, 0 where they touch.
+
+    Rectangles that do not touch are nearest at a corner of one of them.
+    """
+    nearest = np.minimum(_corner_distance(a, b), _corner_distance(b, a))
+    return np.where(boxes_overlap(a, b), 0.0, nearest)
+
+
+def _corner_distance(points: F64, box: F64) -> F64:
+    """From the corners `points` (N, 4, 2) to the rectangles `box` (N, 4, 2), the least of each four: (N,)."""
+    centre = box.mean(1, keepdims=True)
+    outside = np.zeros(points.shape[:2])
+    for axis in (box[:, 0] - box[:, 1], box[:, 0] - box[:, 3]):  # across and along, (N, 2)
+        size = np.hypot(axis[:, 0], axis[:, 1])
+        reach = np.abs(np.einsum("nkd,nd->nk", points - centre, axis / size[:, None])) - size[:, None] / 2
+        outside += np.maximum(reach, 0.0) ** 2
+    return np.asarray(np.sqrt(outside.min(1)))
+
+
+def minimum_distance(ticks: Sequence[OracleFrame], vehicle: VehicleParams | None = None) -> float | None:
+    """The least distance between the ego's box and any road user's over the ticks, m (AlpaSim's
+    min_distance_to_obstacle_m); None when there never was anybody.
+    """
+    vehicle = vehicle or VehicleParams()
+    pairs = [(tick.ego, actor) for tick in ticks for actor in tick.actors]
+    if not pairs:
+        return None
+    centres = np.array([(a.x - e.x, a.y - e.y) for e, a in pairs])
+    # Only who may be nearest is measured exactly: a box reaches no further from its centre than half its diagonal, the
+    # ego's no further from its axle than its length.
+    slack = np.array([0.5 * math.hypot(a.length, a.width) for _, a in pairs]) + vehicle.length
+    away = np.hypot(centres[:, 0], centres[:, 1])
+    near = np.flatnonzero(away - slack <= away.min())
+    chosen = [pairs[i] for i in near]
+    boxes = np.array([(a.x, a.y, a.yaw, a.length, a.width) for _, a in chosen], np.float64).T
+    return float(box_distances(ego_corners([e for e, _ in chosen], vehicle), box_corners(*boxes)).min())

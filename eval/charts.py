@@ -8,8 +8,7 @@ from html import escape
 import numpy as np
 
 from efficientgen.eval.canvas import SOURCE_COLOUR, css
-from efficientgen.eval.metrics import all_ticks
-from efficientgen.eval.step_log import Step, StepLog
+from efficientgen.eval.step_log import Step, StepLog, all_ticks
 from efficientgen.eval.words import SOURCE_WORDS, planner_death
 from efficientgen.perception.route import locate
 from efficientgen.perception.types import NS, Plan, Source

@@ -1,43 +1,44 @@
 """Closed-loop metrics of one drive, computed from its step log alone: the oracle's truth, never pixels.
 
-Scoring starts at the hand-over; what the expert did before is not the planner's merit or fault.  Definitions follow
-the CARLA leaderboard as Bench2Drive scores it (driving score, success; `statistics_manager.py`, `merge_route_json.py`)
-and AlpaSim (event rates, at-fault rule; `src/eval`); each function states its own.
+Scoring starts at the hand-over; what the expert did before is not the planner's merit or fault.  `score` puts together
+what the modules of this room define one by one (docs/metrics.md is the table); `aggregate` takes means over drives.
+The driving score and success are the CARLA leaderboard's as Bench2Drive counts them (`statistics_manager.py`,
+`merge_route_json.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from efficientgen.eval.boxes import ego_corners, first_contact
-from efficientgen.eval.referee import GOAL_MARGIN_M, MAX_LATERAL_M
-from efficientgen.eval.step_log import StepLog
-from efficientgen.perception.route import locate
-from efficientgen.perception.types import F64, NS, TICK_NS, ActorKind, EgoState, OracleFrame, VehicleParams
+from efficientgen.eval.boxes import Contact, first_contact, minimum_distance
+from efficientgen.eval.comfort import comfort
+from efficientgen.eval.green_light import PROMPT_S, moves_off_delays
+from efficientgen.eval.hd_score import hd_score
+from efficientgen.eval.plan_deviation import plan_deviation
+from efficientgen.eval.route_score import (
+    Roads,
+    off_road_ticks,
+    progress_m,
+    red_light_violations,
+    route_completion,
+    route_progress,
+    wrong_lane_share,
+)
+from efficientgen.eval.step_log import StepLog, all_ticks, chunk_seconds, scored_steps, scored_ticks
+from efficientgen.perception.types import F64, NS, ActorKind, VehicleParams
 
 PENALTY_PEDESTRIAN = 0.5  # CARLA leaderboard infraction coefficients (static objects, .65, are none in our towns)
 PENALTY_VEHICLE = 0.6
 PENALTY_RED_LIGHT = 0.7
-OFF_ROAD_M = 0.3  # a box corner this far outside the drivable surface is off the road
-RED_STATES = "rRu"  # SUMO: red, and red-yellow before green
 
 
-class Roads(Protocol):
-    """The part of `worldsim.town.TownMap` that scoring needs."""
-
-    def drivable_depth(self, points: F64) -> F64:
-        """How deep inside the drivable surface each of (N, 2) m points lies, (N,) m, negative outside."""
-        ...
-
-    def lane_at(self, x: float, y: float, yaw: float | None = None) -> Any:
-        """The car lane under a point (`.lane.kind`, `.heading`), or None."""
-        ...
+class MetricsFormatError(ValueError):
+    """Stored metrics are not those of this version."""
 
 
 @dataclass(frozen=True)
@@ -45,33 +46,58 @@ class Metrics:
     """One drive in numbers.  Shares and completion are fractions; times s, lengths m; None: nothing to measure."""
 
     scenario: str
+    town: str
     planner: str
     seed: int
     world: str
     mode: str
     transport: str
     chunk_s: float
+    latency_s: float | None  # from observation to effect: by design, 0 in sync mode; None in real time
     deterministic: bool
     end_reason: str
     pose_sha256: str
     seconds: float  # driven after the hand-over
     distance: float
     mean_speed: float
+    progress_m: float  # along the route
+    progress_rel: float | None  # of the expert's, same scenario and seed; filled in by `compare.with_expert`
     route_completion: float
     collision: bool
     collision_at_fault: bool
+    collision_front: bool
+    collision_lateral: bool
+    collision_rear: bool
     collision_side: str  # "" | "front" | "lateral" | "rear"
     collision_kind: str  # "" | ActorKind value
+    min_distance: float | None  # to any road user's box
     off_road: bool
     off_road_share: float
+    wrong_lane: bool
     wrong_lane_share: float
     red_lights: int
     driving_score: float  # 0 .. 100
     success: bool
-    fallback_share: float  # of plan periods
-    max_acceleration: float  # |longitudinal|, m/s^2
+    hd_score: float | None  # 0 .. 1, and the means of its parts
+    hd_no_collision: float | None
+    hd_drivable: float | None
+    hd_time_to_collision: float | None
+    hd_comfort: float | None
+    plan_deviation: float | None
+    fallback_share: float  # of plan periods in which safety drove; holds by design left out
+    held_share: float  # of plan periods: the last plan followed on while a slow planner was busy, by design
+    comfort: float  # share of ticks within all of NAVSIM's limits
+    max_forward_acceleration: float  # these three smoothed as NAVSIM does
+    max_braking: float
+    max_total_jerk: float
+    max_yaw_rate: float
+    max_yaw_acceleration: float
+    max_acceleration: float  # |longitudinal|, m/s^2, as it is
     max_lateral_acceleration: float
     max_jerk: float  # |longitudinal|, m/s^3, over 0.5 s
+    moves_off: int  # times the ego stood first at a red line that turned green
+    moves_off_prompt: float | None  # share of them within 4 s
+    moves_off_delays_s: tuple[float, ...]
     plans: int
     missing_plans: int
     plan_p50_s: float | None
@@ -80,6 +106,18 @@ class Metrics:
     forwards_per_plan: float | None
     ms_per_forward: float | None
     value_tokens_per_cycle: float | None
+
+
+def metrics_from(held: Mapping[str, Any]) -> Metrics:
+    """Metrics from what JSON makes of them.
+
+    Raises:
+        MetricsFormatError: stored by a version with other metrics.
+    """
+    names = {field.name for field in fields(Metrics)}
+    if set(held) != names:
+        raise MetricsFormatError(f"the metrics differ from this version's in {sorted(set(held) ^ names)}")
+    return Metrics(**{**held, "moves_off_delays_s": tuple(held["moves_off_delays_s"])})
 
 
 def score(log: StepLog, town: Roads | None = None, vehicle: VehicleParams | None = None) -> Metrics:
@@ -91,16 +129,18 @@ def score(log: StepLog, town: Roads | None = None, vehicle: VehicleParams | None
         town = load_town(log.town)
     ticks = scored_ticks(log)
     egos = [tick.ego for tick in ticks]
-    steps = [step for step in log.steps if step.stamp_ns >= log.handover_ns]
+    steps = scored_steps(log)
     progress = route_progress(log, [tick.ego for tick in all_ticks(log)])
     completion = route_completion(log, progress)
     contact = first_contact(ticks[1:], vehicle)
+    side = contact.side if contact else ""
     off_road = off_road_ticks(egos, town, vehicle)
-    reds = red_light_violations(log, vehicle)
-    penalty = PENALTY_RED_LIGHT**reds
-    if contact:
-        penalty *= PENALTY_PEDESTRIAN if contact.actor.kind is ActorKind.PEDESTRIAN else PENALTY_VEHICLE
     off_share = float(off_road[1:].mean()) if len(off_road) > 1 else 0.0
+    wrong_share = wrong_lane_share(egos, town, vehicle)
+    reds = red_light_violations(log, vehicle)
+    felt = comfort(egos)
+    hd = hd_score(log, town, completion, vehicle)
+    delays = moves_off_delays(log, vehicle)
     speeds = np.array([ego.speed for ego in egos])
     accelerations = np.array([ego.acceleration for ego in egos])
     seconds = (ticks[-1].stamp_ns - ticks[0].stamp_ns) / NS
@@ -112,35 +152,60 @@ def score(log: StepLog, town: Roads | None = None, vehicle: VehicleParams | None
     spent = sum(decode_seconds(s.seconds) for s in stats)
     return Metrics(
         scenario=log.scenario,
+        town=log.town,
         planner=log.planner,
         seed=log.seed,
         world=log.world,
         mode=log.mode,
         transport=log.transport,
         chunk_s=chunk_seconds(log),
+        latency_s=latency_seconds(log),
         deterministic=log.deterministic,
         end_reason=log.end_reason,
         pose_sha256=pose_sha256(log),
         seconds=seconds,
         distance=distance,
         mean_speed=distance / seconds if seconds > 0 else 0.0,
+        progress_m=progress_m(log, progress),
+        progress_rel=None,
         route_completion=completion,
         collision=contact is not None,
         collision_at_fault=contact is not None and contact.at_fault,
-        collision_side=contact.side if contact else "",
+        collision_front=side == "front",
+        collision_lateral=side == "lateral",
+        collision_rear=side == "rear",
+        collision_side=side,
         collision_kind=contact.actor.kind.value if contact else "",
+        min_distance=minimum_distance(ticks, vehicle),
         off_road=bool(off_road[1:].any()),
         off_road_share=off_share,
-        wrong_lane_share=wrong_lane_share(egos, town, vehicle),
+        wrong_lane=wrong_share > 0.0,
+        wrong_lane_share=wrong_share,
         red_lights=reds,
-        driving_score=100.0 * completion * (1.0 - off_share) * penalty,
+        driving_score=driving_score(completion, off_share, contact, reds),
         success=log.end_reason == "completed" and contact is None and reds == 0 and not off_road[1:].any(),
-        fallback_share=sum(step.verdict.source.fallback for step in steps) / max(len(steps), 1),
+        hd_score=hd.score if hd else None,
+        hd_no_collision=hd.no_collision if hd else None,
+        hd_drivable=hd.drivable if hd else None,
+        hd_time_to_collision=hd.time_to_collision if hd else None,
+        hd_comfort=hd.comfort if hd else None,
+        plan_deviation=plan_deviation(steps),
+        fallback_share=sum(step.fallback for step in steps) / max(len(steps), 1),
+        held_share=sum(step.held for step in steps) / max(len(steps), 1),
+        comfort=felt.share,
+        max_forward_acceleration=felt.max_forward,
+        max_braking=felt.max_braking,
+        max_total_jerk=felt.max_jerk,
+        max_yaw_rate=felt.max_yaw_rate,
+        max_yaw_acceleration=felt.max_yaw_acceleration,
         max_acceleration=float(np.abs(accelerations).max()),
         max_lateral_acceleration=float(np.abs(speeds * np.array([ego.yaw_rate for ego in egos])).max()),
         max_jerk=_max_jerk(accelerations),
+        moves_off=len(delays),
+        moves_off_prompt=sum(d <= PROMPT_S for d in delays) / len(delays) if delays else None,
+        moves_off_delays_s=delays,
         plans=len(plans),
-        missing_plans=len(steps) - len(plans),
+        missing_plans=sum(step.asked for step in steps) - len(plans),
         plan_p50_s=float(np.percentile(walls, 50)) if walls else None,
         plan_p99_s=float(np.percentile(walls, 99)) if walls else None,
         acceptance=sum(s.accepted for s in stats) / drafted if drafted else None,
@@ -150,25 +215,23 @@ def score(log: StepLog, town: Roads | None = None, vehicle: VehicleParams | None
     )
 
 
-# --- what a log covers ---
+def driving_score(completion: float, off_road_share: float, contact: Contact | None, red_lights: int) -> float:
+    """0 .. 100: route completion, less the share driven off the road, times a penalty for every infraction (CARLA
+    leaderboard: pedestrian .5, vehicle .6, red light .7).  A drive ends at its first collision.
+    """
+    penalty = PENALTY_RED_LIGHT**red_lights
+    if contact:
+        penalty *= PENALTY_PEDESTRIAN if contact.actor.kind is ActorKind.PEDESTRIAN else PENALTY_VEHICLE
+    return 100.0 * completion * (1.0 - off_road_share) * penalty
 
 
-def all_ticks(log: StepLog) -> list[OracleFrame]:
-    """Every oracle frame of the drive, stamp 0 included, oldest first."""
-    return [log.start, *(tick for step in log.steps for tick in step.ticks)]
-
-
-def scored_ticks(log: StepLog) -> list[OracleFrame]:
-    """From the hand-over tick on; the last tick alone when the drive ended before."""
-    ticks = all_ticks(log)
-    return [tick for tick in ticks if tick.stamp_ns >= log.handover_ns] or ticks[-1:]
-
-
-def chunk_seconds(log: StepLog) -> float:
-    """The plan period of this drive; results are compared only at equal chunk."""
-    if len(log.steps) < 2:
-        return sum(len(step.ticks) for step in log.steps) * TICK_NS / NS
-    return (log.steps[1].stamp_ns - log.steps[0].stamp_ns) / NS
+def latency_seconds(log: StepLog) -> float | None:
+    """From an observation to the effect of its plan, by design: 0 in sync mode, what a latency drive was told, None in
+    real time (where it is whatever the wall clock made of it: `plan_p50_s`).
+    """
+    if log.mode == "latency":
+        return float(log.notes["latency"]["seconds"])
+    return 0.0 if log.mode == "sync" else None
 
 
 def pose_sha256(log: StepLog) -> str:
@@ -180,78 +243,6 @@ def pose_sha256(log: StepLog) -> str:
 def decode_seconds(seconds: Mapping[str, float]) -> float:
     """Wall seconds a plan spent in its counted forwards: its `decode` stage, or all stages if it names none."""
     return float(seconds["decode"]) if "decode" in seconds else float(sum(seconds.values()))
-
-
-# --- progress ---
-
-
-def route_progress(log: StepLog, egos: Sequence[EgoState]) -> F64:
-    """(N, 2) m: arc length of the rear axle along the route and its signed lateral offset, for consecutive states."""
-    out = np.zeros((len(egos), 2))
-    hint = None
-    for i, ego in enumerate(egos):
-        out[i] = locate(log.route, ego.x, ego.y, hint)
-        hint = float(out[i, 0])
-    return out
-
-
-def route_completion(log: StepLog, progress: F64) -> float:
-    """Share of the route between the hand-over and the goal (`GOAL_MARGIN_M` before its end) that was driven.
-
-    Progress counts where the rear axle is at most `MAX_LATERAL_M` from the route, at its furthest.  CARLA leaderboard's
-    route completion, with the start moved to the hand-over.
-    """
-    if log.end_reason == "completed":
-        return 1.0
-    stamps = np.array([tick.stamp_ns for tick in all_ticks(log)])
-    after = stamps >= log.handover_ns
-    if not after.any():
-        return 0.0
-    s = progress[after]
-    start, goal = float(s[0, 0]), log.route.length - GOAL_MARGIN_M
-    near = s[np.abs(s[:, 1]) <= MAX_LATERAL_M, 0]
-    furthest = float(near.max()) if len(near) else start
-    return float(np.clip((furthest - start) / max(goal - start, 1e-6), 0.0, 1.0))
-
-
-def wrong_lane_share(egos: Sequence[EgoState], town: Roads, vehicle: VehicleParams | None = None) -> float:
-    """Share of ticks with the ego's middle on a lane of opposite direction, junctions left out (AlpaSim wrong_lane)."""
-    d = (vehicle or VehicleParams()).rear_to_centre
-    wrong = 0
-    for ego in egos:
-        hit = town.lane_at(ego.x + d * math.cos(ego.yaw), ego.y + d * math.sin(ego.yaw), ego.yaw)
-        wrong += hit is not None and hit.lane.kind == "driving" and math.cos(hit.heading - ego.yaw) < 0.0
-    return wrong / max(len(egos), 1)
-
-
-# --- roads and lights ---
-
-
-def off_road_ticks(egos: Sequence[EgoState], town: Roads, vehicle: VehicleParams | None = None) -> np.ndarray:
-    """(N,) bool: any corner of the ego's box lies over `OFF_ROAD_M` outside the drivable surface (AlpaSim offroad)."""
-    corners = ego_corners(egos, vehicle or VehicleParams())
-    depth = np.asarray(town.drivable_depth(corners.reshape(-1, 2)))
-    return np.asarray((depth.reshape(-1, 4) < -OFF_ROAD_M).any(axis=1))
-
-
-def red_light_violations(log: StepLog, vehicle: VehicleParams | None = None) -> int:
-    """How often the front bumper crossed a stop line of the route while that link showed red (amber is allowed)."""
-    vehicle = vehicle or VehicleParams()
-    front = vehicle.rear_to_centre + vehicle.length / 2
-    ticks = all_ticks(log)
-    progress = route_progress(log, [tick.ego for tick in ticks])
-    violations = 0
-    for stop in log.route.stops:
-        if not stop.signal:
-            continue
-        ahead = progress[:, 0] + front >= stop.s
-        crossings = np.flatnonzero(ahead[1:] & ~ahead[:-1]) + 1
-        for i in crossings[:1]:
-            state = ticks[i].lights.get(stop.signal, "")
-            red = stop.link < len(state) and state[stop.link] in RED_STATES
-            if red and ticks[i].stamp_ns > log.handover_ns and abs(progress[i, 1]) < MAX_LATERAL_M:
-                violations += 1
-    return violations
 
 
 def _max_jerk(accelerations: F64, ticks: int = 5) -> float:
@@ -290,8 +281,18 @@ def aggregate(drives: Iterable[Metrics], resamples: int = 1000, seed: int = 0) -
         if not groups:
             continue
         means = np.array([np.mean(groups[name]) for name in sorted(groups)])
-        rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(field.name.encode()).digest()[:8], "little")])
-        picks = rng.integers(0, len(means), (resamples, len(means)))
-        low, high = np.percentile(means[picks].mean(1), [2.5, 97.5])
-        out[field.name] = Estimate(float(means.mean()), float(low), float(high), sum(map(len, groups.values())))
+        picks = resampling(len(means), field.name, resamples, seed)
+        out[field.name] = estimate(float(means.mean()), means[picks].mean(1), sum(map(len, groups.values())))
     return out
+
+
+def resampling(scenarios: int, name: str, resamples: int, seed: int) -> np.ndarray:
+    """(resamples, scenarios) indices: bootstrap draws of scenarios with replacement, keyed by (seed, name)."""
+    rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")])
+    return rng.integers(0, scenarios, (resamples, scenarios))
+
+
+def estimate(value: float, resampled: F64, count: int) -> Estimate:
+    """`value` with the 95 % percentile interval of its bootstrap resamples."""
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Estimate(value, float(low), float(high), count)

@@ -13,7 +13,7 @@ from pathlib import Path
 from efficientgen.eval.metrics import score
 from efficientgen.eval.oracle_log import from_step_log, save_oracle_log
 from efficientgen.eval.runner import drive
-from efficientgen.eval.sweep import driver_of
+from efficientgen.eval.sweep import Job, driver_of
 from efficientgen.planning.load import EXPERT
 from efficientgen.worldsim.scenario import HELDOUT_TOWNS, training_scenario
 from efficientgen.worldsim.town import town_names
@@ -53,7 +53,7 @@ def _record_one(job: tuple[str, str, int, str]) -> str:
     scenario = training_scenario(town, seed)
     if (directory / f"{scenario.name}.{seed}.npz").exists():
         return f"kept {scenario.name} (there already)"
-    log = drive(scenario, seed, *driver_of(planner))
+    log = drive(scenario, seed, *driver_of(Job(scenario.name, seed, planner)))
     if planner == EXPERT:
         metrics = score(log)
         if metrics.collision_at_fault or metrics.red_lights or metrics.off_road:

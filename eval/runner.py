@@ -1,8 +1,9 @@
 """The closed loop in process: observe, plan, judge, follow, advance the traffic, draw; once per 0.4 s.
 
 `drive` composes exactly the functions that the ROS 2 nodes call (docs/architecture.md, "One closed-loop step"), so one
-scenario and seed give bit-identical ego poses both ways.  Time belongs to this loop (sync mode): a slow planner costs
-wall time, never driving time.  A planner that raises counts as one that said nothing; the safety ladder does the rest.
+scenario and seed give bit-identical ego poses both ways.  Time belongs to this loop.  In sync mode a slow planner costs
+wall time, never driving time; in latency mode (`latency.py`) every plan takes effect a given time after its stamp, as
+deterministically.  A planner that raises counts as one that said nothing; the safety ladder does the rest.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import platform
 import re
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
+from efficientgen.eval.latency import MEASURED_PLANS, Desk, Latency, LatencyError, median_latency
 from efficientgen.eval.referee import Referee
-from efficientgen.eval.step_log import Step, StepLog
+from efficientgen.eval.step_log import Step, StepLog, scored_steps
 from efficientgen.perception.observation import HISTORY_NS, ObservationBuilder
 from efficientgen.perception.route import command_at, locate
 from efficientgen.perception.types import (
@@ -29,6 +32,7 @@ from efficientgen.perception.types import (
     Plan,
     Planner,
     SensorFrames,
+    Trajectory,
     VehicleParams,
     Verdict,
 )
@@ -36,9 +40,8 @@ from efficientgen.planning.expert import expert_plan
 from efficientgen.planning.safety import SafetyParams, SafetyState, judge
 from efficientgen.planning.tracker import TrackerParams, track
 from efficientgen.worldsim.scenario import Scenario
-from efficientgen.worldsim.vehicle import advance
+from efficientgen.worldsim.vehicle import SUBSTEP_NS, advance
 
-SUBSTEP_NS = 10_000_000  # bicycle and tracker, 0.01 s
 FRAME_GAP_NS = CHUNK_NS
 
 
@@ -62,15 +65,58 @@ def follow(
     verdict: Verdict, ego: EgoState, chunk_ns: int = CHUNK_NS, params: VehicleParams | None = None
 ) -> tuple[EgoState, ...]:
     """Drive the verdict's trajectory for one chunk from `ego`: tracker and bicycle at 0.01 s, a state per tick."""
-    params = params or VehicleParams()
+    return _roll(verdict.trajectory, ego, chunk_ns, params or VehicleParams())[1]
+
+
+def _roll(
+    trajectory: Trajectory, ego: EgoState, span_ns: int, params: VehicleParams
+) -> tuple[EgoState, tuple[EgoState, ...]]:
+    """Track `trajectory` for `span_ns`, a multiple of the sub-step: the last state, and those at ticks."""
     gains = TrackerParams(vehicle=params)
     states = []
-    for _ in range(chunk_ns // TICK_NS):
-        for _ in range(TICK_NS // SUBSTEP_NS):
-            acceleration, steering = track(verdict.trajectory, ego, gains)
-            ego = advance(ego, acceleration, steering, SUBSTEP_NS, params)
-        states.append(ego)
-    return tuple(states)
+    for _ in range(span_ns // SUBSTEP_NS):
+        acceleration, steering = track(trajectory, ego, gains)
+        ego = advance(ego, acceleration, steering, SUBSTEP_NS, params)
+        if ego.stamp_ns % TICK_NS == 0:
+            states.append(ego)
+    return ego, tuple(states)
+
+
+@dataclass(frozen=True)
+class _Period:
+    """How the car got through one plan period."""
+
+    verdict: Verdict
+    states: tuple[EgoState, ...]  # at the ticks
+    effective_ns: int
+    bridge: Trajectory | None
+
+
+def _live(
+    state: SafetyState,
+    arrival: tuple[int, Plan | None] | None,
+    ego: EgoState,
+    safety: SafetyParams,
+    vehicle: VehicleParams,
+    expert: bool,
+) -> tuple[SafetyState, _Period]:
+    """One plan period from `ego` on: judge what arrives in it, when it arrives, and follow.
+
+    Args:
+        arrival: (when, plan) within the period; None: nothing is due, the ladder holds the last plan.
+    """
+    now_ns = ego.stamp_ns
+    when_ns, plan = arrival or (now_ns, None)
+    bridge: Trajectory | None = None
+    before: tuple[EgoState, ...] = ()
+    if when_ns > now_ns:  # the ladder's answer to "no plan yet"
+        state, meanwhile = judge(state, None, ego, now_ns, safety)
+        bridge = meanwhile.trajectory
+        ego, before = _roll(bridge, ego, when_ns - now_ns, vehicle)
+    state, verdict = judge(state, plan, ego, when_ns, safety, expert=expert)
+    verdict = replace(verdict, stamp_ns=now_ns, reason=verdict.reason if arrival else "the planner is busy")
+    _, after = _roll(verdict.trajectory, ego, now_ns + CHUNK_NS - when_ns, vehicle)
+    return state, _Period(verdict, (*before, *after), when_ns - now_ns, bridge)
 
 
 def handover_stamp(scenario: Scenario) -> int:
@@ -104,6 +150,8 @@ def drive(
     transform_observation: Callable[[Observation], Observation] | None = None,
     safety: SafetyParams | None = None,
     vehicle: VehicleParams | None = None,
+    mode: Literal["sync", "latency"] = "sync",
+    latency: Latency | float = 0.0,
 ) -> StepLog:
     """Drive one scenario and return everything that happened.
 
@@ -114,10 +162,15 @@ def drive(
         oracle: an `Oracle` for this scenario and seed to use instead of a new one; the caller closes it.
         on_step: called after each step (progress bars).
         transform_observation: what the planner sees instead of its observation (honesty checks such as swapped images).
+        mode: "latency": every plan after the hand-over takes effect `latency` (s) after its stamp, the expert's too.
 
     Raises:
         WorldNeededError: the planner needs frames and `world` is None.
+        LatencyError: a latency that is negative or absurd, or one above 0 in sync mode.
     """
+    latency = latency if isinstance(latency, Latency) else Latency(latency)
+    if mode == "sync" and latency.delay_ns:
+        raise LatencyError(f"in sync mode a plan takes no time, {latency.seconds} s were given: use mode='latency'")
     safety, vehicle = safety or SafetyParams(), vehicle or VehicleParams()
     look = frames_needed(planner, 2 if world is not None else 0)
     if look and world is None:
@@ -141,6 +194,7 @@ def drive(
             world.reset(start.town, start.weather, seed)
         artist = _Artist(world if look or keep_frames else None, handover_ns, keep_frames)
         frame, state, s = start, SafetyState(), locate(route, start.ego.x, start.ego.y)[0]
+        desk = Desk(latency.delay_ns)
         steps: list[Step] = []
         events: list[dict[str, Any]] = []
         end_reason = ""
@@ -148,23 +202,44 @@ def drive(
             now_ns, ego = frame.stamp_ns, frame.ego
             s = locate(route, ego.x, ego.y, s)[0]
             command = command_at(route, s)
-            by_expert = isinstance(planner, str) or now_ns < handover_ns
-            asked = time.perf_counter()
+            handed_over = now_ns >= handover_ns
+            asked = not handed_over or desk.free(now_ns)
+            began_plan = time.perf_counter()
             plan: Plan | None
-            if isinstance(planner, str) or now_ns < handover_ns:
+            if not asked:
+                plan = None
+            elif isinstance(planner, str) or not handed_over:
                 plan = expert_plan(route, frame)
             else:
                 plan = _ask(planner, builder, now_ns, command, transform_observation, events)
-            wall = time.perf_counter() - asked
-            state, verdict = judge(state, plan, ego, now_ns, safety, expert=by_expert and now_ns < handover_ns)
-            states = follow(verdict, ego, CHUNK_NS, vehicle)
+            wall = time.perf_counter() - began_plan if asked else 0.0
+            arrival: tuple[int, Plan | None] | None = (now_ns, plan)
+            if handed_over:
+                if asked:
+                    desk.put(now_ns, plan)
+                arrival = desk.take(now_ns + CHUNK_NS)
+            state, period = _live(state, arrival, ego, safety, vehicle, expert=not handed_over)
+            states, verdict = period.states, period.verdict
             ticks = oracle.step(states)
             for ego in states:
                 builder.add_state(ego)
             sensor_frames = artist.draw(ticks)
             if sensor_frames is not None:
                 builder.add_frames(sensor_frames)
-            step = Step(now_ns, command, frame.ego, plan, verdict, ticks, wall, sensor_frames if keep_frames else None)
+            step = Step(
+                stamp_ns=now_ns,
+                command=command,
+                ego=frame.ego,
+                plan=plan,
+                verdict=verdict,
+                ticks=ticks,
+                plan_wall_s=wall,
+                frames=sensor_frames if keep_frames else None,
+                asked=asked,
+                due=arrival is not None,
+                effective_ns=period.effective_ns,
+                bridge=period.bridge,
+            )
             steps.append(step)
             if on_step is not None:
                 on_step(step)
@@ -179,7 +254,7 @@ def drive(
         seed=seed,
         planner=name_of(planner),
         world="none" if world is None else name_of(world),
-        mode="sync",
+        mode=mode,
         transport="in-process",
         handover_ns=handover_ns,
         route=route,
@@ -194,8 +269,24 @@ def drive(
             "pids": {"drive": os.getpid()},
             "host": host_facts(),
             "events": events,
+            **({"latency": asdict(latency) | {"delay_s": latency.delay_ns / NS}} if mode == "latency" else {}),
         },
     )
+
+
+def measure_latency(
+    planner: Planner, scenario: Scenario, seed: int = 0, world: World | None = None, *, oracle: Any = None
+) -> Latency:
+    """How long `planner` takes on this machine: the median over its first plans of a drive, the very first left out.
+
+    To be measured once and then kept for all drives, so that they stay comparable and can be repeated.
+
+    Raises:
+        LatencyError: it made no plan.
+    """
+    seconds = handover_stamp(scenario) / NS + (MEASURED_PLANS + 1) * CHUNK_NS / NS
+    log = drive(replace(scenario, duration_s=min(seconds, scenario.duration_s)), seed, planner, world, oracle=oracle)
+    return median_latency([step.plan_wall_s for step in scored_steps(log)[1:] if step.plan is not None])
 
 
 def host_facts() -> dict[str, Any]:

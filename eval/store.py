@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from efficientgen.eval.metrics import Metrics
+from efficientgen.eval.metrics import Metrics, MetricsFormatError, metrics_from
 from efficientgen.eval.step_log import Step, StepLog
 from efficientgen.perception.types import (
     Actor,
@@ -102,11 +102,10 @@ def load_metrics(directory: Path | str) -> Metrics:
     path = Path(directory) / "metrics.json"
     if not path.exists():
         raise LogFormatError(f"{path} does not exist: score the log and save it again with its metrics")
-    held = json.loads(path.read_text(encoding="utf-8"))
-    names = {f.name for f in fields(Metrics)}
-    if set(held) != names:
-        raise LogFormatError(f"{path} differs from this version in {sorted(set(held) ^ names)}: score the log again")
-    return Metrics(**held)
+    try:
+        return metrics_from(json.loads(path.read_text(encoding="utf-8")))
+    except MetricsFormatError as error:
+        raise LogFormatError(f"{path}: {error}; score the log again") from error
 
 
 def _swap(draft: Path, target: Path) -> None:
@@ -169,6 +168,8 @@ def _pack(log: StepLog) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "verdict_points": _stack([step.verdict.trajectory.points for step in log.steps], (2,)),
         "verdict_times": _stack([step.verdict.trajectory.times_s for step in log.steps], ()),
         "verdict_age": np.array([step.verdict.plan_age_s for step in log.steps], np.float64),
+        "bridge_points": _stack([step.bridge.points for step in log.steps if step.bridge], (2,)),
+        "bridge_times": _stack([step.bridge.times_s for step in log.steps if step.bridge], ()),
         "route_points": log.route.points,
         "route_headings": log.route.headings,
         "route_limits": log.route.speed_limits,
@@ -213,6 +214,12 @@ def _pack_step(step: Step) -> dict[str, Any]:
             "reason": verdict.reason,
             "anchor_ns": verdict.trajectory.stamp_ns,
             "points": len(verdict.trajectory.points),
+        },
+        "timing": {
+            "asked": step.asked,
+            "due": step.due,
+            "effective_ns": step.effective_ns,
+            "bridge": None if step.bridge is None else [step.bridge.stamp_ns, len(step.bridge.points)],
         },
         "plan": None
         if plan is None
@@ -293,13 +300,13 @@ def _plain(value: Any) -> Any:
 def _unpack(header: dict[str, Any], columns: dict[str, np.ndarray], frames: list[SensorFrames | None]) -> StepLog:
     ticks = _unpack_ticks(header, columns)
     egos = _unpack_egos(columns["step_ego"], columns["step_ego_stamp"])
-    cursor = dict.fromkeys((*_PLAN_ARRAYS, "verdict"), 0)
+    cursor = dict.fromkeys((*_PLAN_ARRAYS, "verdict", "bridge"), 0)
     steps, tick = [], 1
     for i, held in enumerate(header["steps"]):
         verdict = held["verdict"]
-        span = slice(cursor["verdict"], cursor["verdict"] + verdict["points"])
-        cursor["verdict"] = span.stop
-        trajectory = Trajectory(verdict["anchor_ns"], columns["verdict_points"][span], columns["verdict_times"][span])
+        trajectory = _unpack_trajectory("verdict", verdict["anchor_ns"], verdict["points"], columns, cursor)
+        timing = held.get("timing", {})  # logs from before the latency mode have none
+        bridge = timing.get("bridge")
         steps.append(
             Step(
                 stamp_ns=held["stamp_ns"],
@@ -316,6 +323,10 @@ def _unpack(header: dict[str, Any], columns: dict[str, np.ndarray], frames: list
                 ticks=tuple(ticks[tick : tick + held["ticks"]]),
                 plan_wall_s=float(columns["step_wall"][i]),
                 frames=frames[i],
+                asked=timing.get("asked", True),
+                due=timing.get("due", True),
+                effective_ns=timing.get("effective_ns", 0),
+                bridge=None if bridge is None else _unpack_trajectory("bridge", bridge[0], bridge[1], columns, cursor),
             )
         )
         tick += held["ticks"]
@@ -330,6 +341,15 @@ def _unpack(header: dict[str, Any], columns: dict[str, np.ndarray], frames: list
         spacing=held["spacing"],
     )
     return StepLog(**header["drive"], route=route, start=ticks[0], steps=tuple(steps))
+
+
+def _unpack_trajectory(
+    name: str, stamp_ns: int, points: int, columns: dict[str, np.ndarray], cursor: dict[str, int]
+) -> Trajectory:
+    """The next trajectory of the columns `<name>_points` and `<name>_times`."""
+    span = slice(cursor[name], cursor[name] + points)
+    cursor[name] = span.stop
+    return Trajectory(stamp_ns, columns[f"{name}_points"][span], columns[f"{name}_times"][span])
 
 
 def _unpack_ticks(header: dict[str, Any], columns: dict[str, np.ndarray]) -> list[OracleFrame]:

@@ -1,7 +1,7 @@
 """Many drives: every (scenario, seed) for one planner, over worker processes, with the honesty checks as an option.
 
 SUMO and the renderer each hold one instance per process, so a sweep is a pool of processes that keep their planner and
-world from drive to drive.
+world from drive to drive.  What is finished is kept (`resume.Finished`), so an interrupted sweep goes on.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from efficientgen.eval.honesty import Bank, grey_images, picture_bank, swapped_images
+from efficientgen.eval.latency import Latency
 from efficientgen.eval.metrics import Metrics, score
-from efficientgen.eval.runner import drive
+from efficientgen.eval.replay import log_replay
+from efficientgen.eval.resume import Finished
+from efficientgen.eval.runner import drive, frames_needed, measure_latency
 from efficientgen.eval.store import save
-from efficientgen.planning.load import EXPERT, load_planner
+from efficientgen.planning.load import BASELINES, EXPERT, LOG_REPLAY, load_planner
 from efficientgen.worldsim.scenario import load_scenario
 
 Images = Literal["own", "swapped", "grey"]
@@ -35,63 +38,118 @@ class Job:
     images: Images = "own"
     donor: str = ""
     use_history: bool = True
+    latency: Latency | None = None  # None: sync mode
     save_to: str = ""  # directory for the step log; "" keeps only the metrics
 
 
-def sweep(jobs: Sequence[Job], workers: int, on_done: Callable[[Metrics], None] | None = None) -> list[Metrics]:
-    """Drive all jobs; metrics in the order of `jobs`."""
-    if workers <= 1:
-        results = []
-        for job in jobs:
-            results.append(run_job(job))
-            if on_done is not None:
-                on_done(results[-1])
-        return results
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (threads,)) as pool:
-        results = []
-        for metrics in pool.imap(run_job, jobs):
-            results.append(metrics)
-            if on_done is not None:
-                on_done(metrics)
-    return results
+def sweep(
+    jobs: Sequence[Job],
+    workers: int,
+    on_done: Callable[[Metrics], None] | None = None,
+    *,
+    threads: int | None = None,
+    finished: Finished | None = None,
+) -> list[Metrics]:
+    """Drive all jobs; metrics in the order of `jobs`.
+
+    Args:
+        on_done: called with each drive's metrics as it ends, those that `finished` holds first.
+        threads: of a learned planner, per worker; None shares the cores out.
+        finished: drives made before, which are not made again; gets the new ones as they end.
+    """
+    finished = finished or Finished()
+    results = {i: held for i, job in enumerate(jobs) if (held := finished.get(job)) is not None}
+    todo = [(i, job) for i, job in enumerate(jobs) if i not in results]
+
+    def done(i: int, metrics: Metrics, new: bool) -> None:
+        if new:
+            finished.add(jobs[i], metrics)
+        results[i] = metrics
+        if on_done is not None:
+            on_done(metrics)
+
+    for i, metrics in sorted(results.items()):
+        done(i, metrics, new=False)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = threads or max(1, cores // max(workers, 1))
+    if workers <= 1 or len(todo) <= 1:
+        _start_worker(share)
+        for i, job in todo:
+            done(i, run_job(job), new=True)
+    else:
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(todo)), _start_worker, (share,)) as pool:
+            for i, metrics in pool.imap_unordered(_run_numbered, todo):
+                done(i, metrics, new=True)
+    return [results[i] for i in range(len(jobs))]
+
+
+_threads = 0  # of learned planners in this process; 0: torch's own choice
+_kept: dict[tuple[str, ...], Any] = {}  # planners, worlds and picture banks of this process
 
 
 def _start_worker(threads: int) -> None:
     """Share the cores out: workers that each take them all spend their time waiting for one another."""
-    import torch  # every sweep may hold a learned planner
+    global _threads
+    _threads = threads
 
-    torch.set_num_threads(threads)
 
-
-_kept: dict[tuple[str, ...], Any] = {}  # planners, worlds and picture banks of this process
+def _run_numbered(numbered: tuple[int, Job]) -> tuple[int, Metrics]:
+    return numbered[0], run_job(numbered[1])
 
 
 def run_job(job: Job) -> Metrics:
     """Drive one job in this process and score it."""
-    scenario = load_scenario(job.scenario)
-    planner, world = driver_of(job.planner, job.checkpoint, job.decoder, job.use_history)
+    planner, world = driver_of(job)
     transform = None
     if job.images == "swapped":
         transform = swapped_images(_bank(job.donor, job.seed))
     elif job.images == "grey":
         transform = grey_images
-    log = drive(scenario, job.seed, planner, world, transform_observation=transform)
+    log = drive(
+        load_scenario(job.scenario),
+        job.seed,
+        planner,
+        world,
+        transform_observation=transform,
+        mode="sync" if job.latency is None else "latency",
+        latency=job.latency or 0.0,
+    )
     metrics = score(log)
     if job.save_to:
         save(log, Path(job.save_to), metrics)
     return metrics
 
 
-def driver_of(name: str, checkpoint: str = "", decoder: str = "", use_history: bool = True) -> tuple[Any, Any]:
-    """(planner, world) for `drive`, made once per process; the world is None for a planner that looks at no pixels."""
-    if name == EXPERT:
-        return EXPERT, None
-    key = ("planner", name, checkpoint, decoder, str(use_history))
+def driver_of(job: Job) -> tuple[Any, Any]:
+    """(planner, world) of a job for `drive`, made once per process; no world for a planner that looks at no pixels."""
+    planner = _planner(job)
+    return planner, _world() if frames_needed(planner, 2) else None
+
+
+def measured_latency(job: Job, threads: int | None = None) -> Latency:
+    """How long the job's planner takes for a plan in this process, on the job's scenario."""
+    _start_worker(threads or 0)
+    planner, world = driver_of(job)
+    return measure_latency(planner, load_scenario(job.scenario), job.seed, world)
+
+
+def _planner(job: Job) -> Any:
+    """The job's planner, ready; the expert is its name."""
+    if job.planner == EXPERT:
+        return EXPERT
+    if job.planner == LOG_REPLAY and not job.checkpoint:
+        key: tuple[str, ...] = ("replay", job.scenario, str(job.seed))
+        if key not in _kept:
+            _kept[key] = log_replay(load_scenario(job.scenario), job.seed)
+        return _kept[key]
+    key = ("planner", job.planner, job.checkpoint, job.decoder, str(job.use_history))
     if key not in _kept:
-        _kept[key] = load_planner(name, checkpoint, decoder, use_history)
-    planner = _kept[key]
-    return planner, _world() if getattr(planner, "frames_per_camera", 2) > 0 else None
+        _kept[key] = load_planner(job.planner, job.checkpoint, job.decoder, job.use_history)
+    if _threads and not (job.planner in BASELINES and not job.checkpoint):
+        import torch  # the planner just loaded it
+
+        torch.set_num_threads(_threads)
+    return _kept[key]
 
 
 def _world() -> Any:

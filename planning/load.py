@@ -9,7 +9,9 @@ from efficientgen.perception.types import Planner
 
 WEIGHTS = "model.safetensors"
 CONSTANT_VELOCITY = "constant-velocity"
+LOG_REPLAY = "log-replay"  # needs a recording of the scenario: `eval.replay.log_replay` makes it
 EXPERT = "expert"  # privileged: drives on the oracle, is no `Planner`
+BASELINES = (EXPERT, CONSTANT_VELOCITY, LOG_REPLAY)  # drive without a model and without pixels
 DEFAULT = "nano-ddrive"
 
 
@@ -37,7 +39,9 @@ def model_directory(name: str, checkpoint: str | Path = "") -> Path:
     for directory in shipped_models():
         if directory.name == name:
             return directory
-    names = [EXPERT, CONSTANT_VELOCITY, *(p.name for p in shipped_models())]
+    if name == LOG_REPLAY:
+        raise UnknownPlannerError(f"'{name}' replays a recorded drive of each scenario: only `eval` drives it")
+    names = [*BASELINES, *(p.name for p in shipped_models())]
     raise UnknownPlannerError(f"no planner '{name}'; choose one of {', '.join(names)}, or give --checkpoint DIR")
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from efficientgen.worldsim.scenario import Scenario
 
 DEFAULT_SCENARIOS = ("maple_right", "birch_people")
-MODES, WORLDS = ("sync", "realtime"), ("reference",)
+MODES, WORLDS = ("sync", "latency", "realtime"), ("reference",)
+ROS_MODES = ("sync", "realtime")
 
 
 def drive_command(
@@ -32,7 +33,11 @@ def drive_command(
     checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of traffic, signals and houses.")] = 0,
     world: Annotated[str, typer.Option(help="What draws the cameras: reference.")] = "reference",
-    mode: Annotated[str, typer.Option(help="sync (deterministic) or realtime (the wall clock rules).")] = "sync",
+    mode: Annotated[
+        str,
+        typer.Option(help="sync, latency (plans take effect --latency late; in process) or realtime (wall clock)."),
+    ] = "sync",
+    latency: Annotated[str, typer.Option(help="Seconds, 'measured', or a profile of launch/config/latency.yaml.")] = "",
     in_process: Annotated[bool, typer.Option("--in-process", help="No ROS: the same loop in this process.")] = False,
     kill_planner_at: Annotated[
         float | None, typer.Option(help="Kill the planner process at this second, to watch the safety ladder.")
@@ -49,17 +54,26 @@ def drive_command(
 
     _check(mode, MODES, "--mode")
     _check(world, WORLDS, "--world")
+    if (mode == "latency") != bool(latency):
+        raise typer.BadParameter("--mode latency and --latency (seconds, 'measured' or a profile) go together")
+    if mode == "latency" and not in_process:
+        raise typer.BadParameter("--mode latency drives in this process only: add --in-process")
+    if mode == "realtime" and in_process:
+        raise typer.BadParameter("--mode realtime needs the ROS 2 graph: leave --in-process out")
     if planner not in (EXPERT, CONSTANT_VELOCITY):
         model_directory(planner, checkpoint)
     scenarios = [load_scenario(name) for name in scenario or DEFAULT_SCENARIOS]
     run = runs / datetime.now().strftime("%Y%m%d-%H%M%S")
     console = Console(stderr=as_json)
-    console.print(f"[bold]{planner}[/] drives {len(scenarios)} scenarios, "
-                  + ("in this process" if in_process else f"ROS 2 nodes in separate processes, {mode}"))  # fmt: skip
+    where = "in this process" if in_process else "ROS 2 nodes in separate processes"
+    console.print(f"[bold]{planner}[/] drives {len(scenarios)} scenarios, {where}, {mode}")
     entries: list[Entry] = []
     with _progress(console) as progress:
         for each in scenarios:
-            log = _drive_shown(each, seed, planner, checkpoint, world, mode, in_process, kill_planner_at, run, progress)
+            if in_process:
+                log = _drive_here(each, seed, planner, checkpoint, latency, progress)
+            else:
+                log = _drive_ros(each, seed, planner, checkpoint, world, mode, kill_planner_at, run, progress)
             entries.append(Entry(_keep(log, run), log))
             for other in (EXPERT, CONSTANT_VELOCITY) if baselines else ():
                 if other != planner:
@@ -91,7 +105,7 @@ def bringup_command(
     from efficientgen.eval.metrics import score
     from efficientgen_ros.bringup import drive_ros
 
-    _check(mode, MODES, "--mode")
+    _check(mode, ROS_MODES, "--mode")
     console = Console()
     with _progress(console) as progress:
         task = progress.add_task(f"{scenario} · {planner}", total=None)
@@ -100,46 +114,68 @@ def bringup_command(
     console.print(f"recorded: {record_dir / 'drive.mcap'}", soft_wrap=True)
 
 
-def _drive_shown(
+def _drive_here(
+    scenario: Scenario, seed: int, planner: str, checkpoint: str, latency: str, progress: Progress
+) -> StepLog:
+    """The drive that the report shows, with its pictures, in this process."""
+    from efficientgen.eval.latency import resolve
+    from efficientgen.eval.runner import drive, measure_latency
+    from efficientgen.worldsim.reference.world import ReferenceWorld
+
+    task = progress.add_task(f"{scenario.name} · {planner}", total=scenario.duration_s)
+    began = time.monotonic()
+    driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint)
+    world = ReferenceWorld()
+    log = drive(
+        scenario,
+        seed,
+        driver,
+        world,
+        keep_frames=True,
+        on_step=_ticker(progress, task),
+        mode="latency" if latency else "sync",
+        latency=resolve(latency, lambda: measure_latency(driver, scenario, seed, world)) if latency else 0.0,
+    )
+    _done(log, scenario, began, progress, task)
+    return log
+
+
+def _drive_ros(
     scenario: Scenario,
     seed: int,
     planner: str,
     checkpoint: str,
     world: str,
     mode: str,
-    in_process: bool,
     kill_planner_at: float | None,
     run: Path,
     progress: Progress,
 ) -> StepLog:
-    """The drive that the report shows, with its pictures."""
+    """The same over ROS 2."""
+    from efficientgen_ros.bringup import drive_ros
+
     task = progress.add_task(f"{scenario.name} · {planner}", total=scenario.duration_s)
     began = time.monotonic()
-    if in_process:
-        from efficientgen.eval.runner import drive
-        from efficientgen.worldsim.reference.world import ReferenceWorld
+    log = drive_ros(
+        scenario,
+        seed,
+        planner,
+        checkpoint,
+        world,
+        mode,
+        run / f"{scenario.name}-{planner}-{seed}",
+        keep_frames=True,
+        on_step=_ticker(progress, task),
+        chaos=None if kill_planner_at is None else ("planner", kill_planner_at),
+    )
+    _done(log, scenario, began, progress, task)
+    return log
 
-        driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint)
-        log = drive(scenario, seed, driver, ReferenceWorld(), keep_frames=True, on_step=_ticker(progress, task))
-    else:
-        from efficientgen_ros.bringup import drive_ros
 
-        log = drive_ros(
-            scenario,
-            seed,
-            planner,
-            checkpoint,
-            world,
-            mode,
-            run / f"{scenario.name}-{planner}-{seed}",
-            keep_frames=True,
-            on_step=_ticker(progress, task),
-            chaos=None if kill_planner_at is None else ("planner", kill_planner_at),
-        )
+def _done(log: StepLog, scenario: Scenario, began: float, progress: Progress, task: TaskID) -> None:
     progress.update(task, completed=scenario.duration_s)
     progress.console.print(f"  {scenario.name}: {log.end_reason} after {len(log.steps) * 0.4:.1f} s "
                            f"({time.monotonic() - began:.0f} s wall)")  # fmt: skip
-    return log
 
 
 def _drive_plain(scenario: Scenario, seed: int, planner: str, progress: Progress) -> StepLog:

@@ -11,17 +11,23 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from efficientgen.planning.load import DEFAULT
-from efficientgen_ros.cli import faults
+from efficientgen.planning.load import BASELINES, DEFAULT
+from efficientgen_ros.cli import faults, latency_curve
+from efficientgen_ros.cli.sweeping import (
+    Setting,
+    chosen_scenarios,
+    drive_all,
+    jobs_of,
+    report_path,
+    resolved_latency,
+    settings_in_result,
+)
 
 app = typer.Typer(help="Score planners.", no_args_is_help=True)
 faults.register(app)
-
-HEADLINES = ("driving_score", "success", "route_completion", "collision_at_fault", "off_road", "red_lights",
-             "fallback_share")  # fmt: skip
+app.command("latency-curve")(latency_curve.latency_curve_command)
 
 
 @app.callback()
@@ -31,10 +37,18 @@ def _group() -> None:
 
 @app.command("closed-loop")
 def closed_loop_command(
-    planner: Annotated[list[str], typer.Option(help="Planner; may be given several times.")] = [DEFAULT],  # noqa: B006
+    planner: Annotated[
+        list[str], typer.Option(help=f"Planner, or a baseline: {', '.join(BASELINES)}; may be given several times.")
+    ] = [DEFAULT],  # noqa: B006
     scenario: Annotated[list[str], typer.Option(help="Scenario; default: all of --split.")] = [],  # noqa: B006
     split: Annotated[str | None, typer.Option(help="Only the train or the heldout scenarios.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds per scenario, counted from 0.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Seeds per scenario, counted from 0; default: those the scenario names.")
+    ] = None,
+    mode: Annotated[
+        Literal["sync", "latency"], typer.Option(help="latency: plans take effect --latency after their stamp.")
+    ] = "sync",
+    latency: Annotated[str, typer.Option(help="Seconds, 'measured', or a profile of launch/config/latency.yaml.")] = "",
     images: Annotated[
         Literal["own", "swapped", "grey"],
         typer.Option(help="What the planner sees: its own pictures, another scenario's, or grey."),
@@ -45,94 +59,91 @@ def closed_loop_command(
     decoder: Annotated[str, typer.Option(help="ar or scaffold-spec.")] = "",
     checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = min(2, os.cpu_count() or 1),
-    out: Annotated[Path | None, typer.Option(help="Write the results here as JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads per process for the model; default: cores / workers.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the results here as JSON; goes on from there if interrupted.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Drive scenarios in closed loop, in process, and print scores with 95 % bootstrap intervals."""
-    from efficientgen.eval.metrics import aggregate  # these load SUMO's and the renderer's readers
-    from efficientgen.eval.runner import host_facts
-    from efficientgen.eval.sweep import Images, Job, sweep
-    from efficientgen.planning.load import CONSTANT_VELOCITY, EXPERT
-    from efficientgen.worldsim.scenario import load_scenario, scenario_names
+    from efficientgen.eval.results import summarise, write_json  # these load SUMO's and the renderer's readers
+    from efficientgen.eval.resume import Finished
+    from efficientgen.worldsim.scenario import load_scenario
 
-    everything = scenario_names()
-    names = tuple(scenario) or scenario_names(split)
-    jobs = []
-    for who in planner:
-        seen: Images = "own" if who in (EXPERT, CONSTANT_VELOCITY) else images
-        for name in names:
-            load_scenario(name)  # a wrong name is told before the first drive
-            donor = _donor(name, everything)
-            jobs += [
-                Job(
-                    name,
-                    seed,
-                    who,
-                    checkpoint if who not in (EXPERT, CONSTANT_VELOCITY) else "",
-                    decoder,
-                    seen,
-                    donor,
-                    history,
-                )
-                for seed in range(seeds)
-            ]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("driving", total=len(jobs))
-        results = sweep(jobs, workers, lambda metrics: progress.advance(task))
-    summary: dict[str, Any] = {
-        "images": images,
-        "history": history,
-        "decoder": decoder or "scaffold-spec",
-        "seeds": seeds,
-        "scenarios": list(names),
-        "host": host_facts(),
-        "planners": {},
-        "drives": [asdict(m) for m in results],
+    if (mode == "latency") != bool(latency):
+        raise typer.BadParameter("--mode latency and --latency (seconds, 'measured' or a profile) go together")
+    planners = list(dict.fromkeys(planner))
+    setting = Setting(chosen_scenarios(scenario, split), seeds, images, history, decoder, checkpoint, workers, threads)
+    finished = Finished(out)
+    plan = {who: jobs_of(who, setting, None) for who in planners}
+    latencies = {who: resolved_latency(latency, who, setting, finished) for who in planners if latency}
+    if latencies:
+        plan = {who: jobs_of(who, setting, latencies[who]) for who in planners}
+    jobs = [job for mine in plan.values() for job in mine]
+    done = iter(drive_all(jobs, setting, finished))
+    drives = {who: [next(done) for _ in mine] for who, mine in plan.items()}
+    result: dict[str, Any] = {
+        "result": "closed-loop",
+        "mode": mode,
+        "latency": {who: asdict(each) for who, each in latencies.items()},
+        **settings_in_result(setting, planners, jobs),
+        **summarise(drives, {each.name: each for each in map(load_scenario, setting.scenarios)}),
     }
-    for who, first in zip(planner, range(0, len(jobs), len(names) * seeds), strict=True):
-        mine = results[first : first + len(names) * seeds]
-        summary["planners"][who] = {k: asdict(v) for k, v in aggregate(mine).items()}
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = out.with_name(f".{out.name}.new")
-        draft.write_text(json.dumps(summary, indent=1) + "\n")
-        draft.rename(out)
+        write_json(result, out)
+        finished.discard()
     if as_json:
-        print(json.dumps(summary, indent=1))
+        print(json.dumps(result, indent=1))
         return
-    _print(summary, planner, results, Console())
+    print_result(result, Console())
+    report_path(out)
 
 
-def _donor(name: str, everything: tuple[str, ...]) -> str:
-    """The scenario whose pictures stand in for those of `name`: half the list away, so another place and situation."""
-    return (
-        everything[(everything.index(name) + len(everything) // 2) % len(everything)]
-        if name in everything
-        else everything[0]
-    )
+def print_result(result: dict[str, Any], console: Console) -> None:
+    """Headline table, families, ratios, scenarios."""
+    from efficientgen.eval.results import HEADLINES
 
-
-def _print(summary: dict[str, Any], planners: list[str], results: list[Any], console: Console) -> None:
-    table = Table("planner", "measure", "mean", "95 % interval", box=SIMPLE_HEAD, title="means over scenarios")
-    for who in planners:
-        held = summary["planners"][who]
-        for h in HEADLINES:
-            if h in held:
-                table.add_row(
-                    who, h.replace("_", " "), f"{held[h]['mean']:.3g}", f"{held[h]['low']:.3g} .. {held[h]['high']:.3g}"
-                )
+    planners = list(result["planners"])
+    table = Table("measure", *planners, box=SIMPLE_HEAD, title="means over scenarios, 95 % intervals")
+    for metric in HEADLINES:
+        cells = [_cell(result["planners"][who].get(metric)) for who in planners]
+        if any(cells):
+            table.add_row(metric.replace("_", " "), *cells)
+    counts = [result["moves_off"][who] for who in planners]
+    if any(count["all"] for count in counts):
+        table.add_row("moves off <= 4 s after green", *(f"{c['prompt']} of {c['all']}" for c in counts))
     console.print(table)
+    families = dict.fromkeys(f for who in planners for f in result["families"][who])
+    table = Table("family", *planners, box=SIMPLE_HEAD, title="driving score per family")
+    for family in families:
+        table.add_row(
+            family, *(_cell(result["families"][who].get(family, {}).get("driving_score")) for who in planners)
+        )
+    console.print(table)
+    for who, against in result["comparisons"].items():
+        for other, metrics in against.items():
+            console.print(_sentence(who, other, metrics["driving_score"]), highlight=False)
     table = Table("scenario", "planner", "score", "ends", box=SIMPLE_HEAD, title="per scenario")
-    for name in summary["scenarios"]:
-        for who in dict.fromkeys(m.planner for m in results):
-            mine = [m for m in results if m.scenario == name and m.planner == who]
-            mean = sum(m.driving_score for m in mine) / len(mine)
-            table.add_row(name, who, f"{mean:.1f}", ", ".join(m.end_reason for m in mine))
+    for name in result["scenarios"]:
+        for who in dict.fromkeys(drive["planner"] for drive in result["drives"]):
+            mine = [d for d in result["drives"] if d["scenario"] == name and d["planner"] == who]
+            if mine:
+                mean = sum(d["driving_score"] for d in mine) / len(mine)
+                table.add_row(name, who, f"{mean:.1f}", ", ".join(d["end_reason"] for d in mine))
     console.print(table)
+
+
+def _cell(estimate: dict[str, float] | None) -> str:
+    return "" if estimate is None else f"{estimate['mean']:.3g} ({estimate['low']:.3g}..{estimate['high']:.3g})"
+
+
+def _sentence(who: str, other: str, comparison: dict[str, Any]) -> str:
+    ratio, difference = comparison["ratio"], comparison["difference"]
+    apart = "intervals apart" if comparison["apart"] else "intervals overlap"
+    times = "" if ratio is None else f"{ratio['mean']:.2f} x ({ratio['low']:.2f} .. {ratio['high']:.2f}), "
+    return (
+        f"[bold]{who}[/] against {other}, paired, driving score: {times}"
+        f"{difference['mean']:+.1f} ({difference['low']:+.1f} .. {difference['high']:+.1f}); {apart}"
+    )

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from efficientgen.planning.load import CONSTANT_VELOCITY, EXPERT, WEIGHTS, shipped_models
+from efficientgen.planning.load import CONSTANT_VELOCITY, EXPERT, LOG_REPLAY, WEIGHTS, shipped_models
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -20,6 +20,12 @@ def models_command(as_json: AsJson = False) -> None:
     rows: list[dict[str, Any]] = [
         {"name": EXPERT, "kind": "privileged rule planner", "size_mib": None, "path": ""},
         {"name": CONSTANT_VELOCITY, "kind": "baseline", "size_mib": None, "path": ""},
+        {
+            "name": LOG_REPLAY,
+            "kind": "baseline of `eval`: the expert's poses of other traffic",
+            "size_mib": None,
+            "path": "",
+        },
     ]
     for directory in shipped_models():
         config = json.loads((directory / "config.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -10,17 +11,9 @@ import numpy as np
 import pytest
 
 from efficientgen.eval.boxes import boxes_overlap, first_contact
-from efficientgen.eval.metrics import (
-    Metrics,
-    aggregate,
-    all_ticks,
-    off_road_ticks,
-    pose_sha256,
-    red_light_violations,
-    score,
-    wrong_lane_share,
-)
-from efficientgen.eval.step_log import StepLog
+from efficientgen.eval.metrics import Metrics, aggregate, metrics_from, pose_sha256, score
+from efficientgen.eval.route_score import off_road_ticks, red_light_violations, wrong_lane_share
+from efficientgen.eval.step_log import StepLog, all_ticks
 from efficientgen.perception.route import point_at
 from efficientgen.perception.types import NS, Actor, ActorKind, EgoState, OracleFrame, Source
 from tests.eval.synthetic import SIGNAL_S, FakeOracle, ego_at
@@ -187,4 +180,8 @@ def test_aggregate_resamples_scenarios_not_drives(log: StepLog, oracle: FakeOrac
 
 
 def test_metrics_are_json(log: StepLog, oracle: FakeOracle):
-    assert all(isinstance(v, str | bool | int | float | None) for v in asdict(score(log, oracle.town)).values())
+    m = score(log, oracle.town)
+    flat = asdict(m)
+    assert flat.pop("moves_off_delays_s") == ()
+    assert all(isinstance(v, str | bool | int | float | None) for v in flat.values())
+    assert metrics_from(json.loads(json.dumps(asdict(m)))) == m

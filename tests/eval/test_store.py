@@ -43,6 +43,18 @@ def test_round_trip_is_exact(tmp_path: Path, log: StepLog, dead_log: StepLog):
         assert_same(held, load(save(held, tmp_path / "drive")))
 
 
+def test_logs_from_before_the_latency_mode_still_load(tmp_path: Path, dead_log: StepLog):
+    place = save(dead_log, tmp_path / "drive")
+    header = json.loads((place / "log.json").read_text())
+    for step in header["steps"]:
+        del step["timing"]
+    (place / "log.json").write_text(json.dumps(header))
+    with np.load(place / "log.npz") as held:
+        columns = {name: held[name] for name in held.files if not name.startswith("bridge")}
+    np.savez(place / "log.npz", **columns)
+    assert_same(dead_log, load(place))
+
+
 def test_pictures_come_back_as_jpeg_leaves_them(tmp_path: Path, log: StepLog):
     back = load(save(log, tmp_path / "drive"))
     for before, after in zip(log.steps, back.steps, strict=True):

@@ -31,6 +31,11 @@ def test_lists():
         (("drive", "--planner", "nobody"), "choose one of"),
         (("drive", "--checkpoint", "no/such/dir"), "does not exist"),
         (("eval", "closed-loop", "--scenario", "nowhere"), "there are:"),
+        (("eval", "closed-loop", "--planner", "nobody"), "choose one of"),
+        (("eval", "closed-loop", "--planner", "expert", "--mode", "latency"), "go together"),
+        (("eval", "closed-loop", "--planner", "expert", "--mode", "latency", "--latency", "soon"), "one of"),
+        (("eval", "latency-curve", "--planner", "expert", "--latencies", "0,-1"), "within 0 and 60"),
+        (("drive", "maple_red", "--mode", "latency", "--latency", "0.3"), "add --in-process"),
         (("data", "render", "--logs", "no/such/logs"), "data record"),
         (("train", "planner", "--data", "no/such/set"), "data record"),
     ],
@@ -41,13 +46,44 @@ def test_mistakes_get_one_line_with_the_remedy(arguments, remedy):
     assert remedy in " ".join(result.stderr.split()) and "Traceback" not in result.stderr
 
 
+SHORT = (
+    "family: free_road\ndescription: A few seconds of road\ntown: cedar\nsplit: train\n"
+    "edges: [n0-n13, n13-n5]\nstart_pos: 10.0\nduration_s: 6.0\nstart_speed: 4.0\nvehicles: 4\npedestrians: 4\n"
+)
+
+
+def test_closed_loop_compares_with_every_baseline(tmp_path: Path):
+    (tmp_path / "short.yaml").write_text(SHORT)
+    planners = [word for name in ("constant-velocity", "expert", "log-replay") for word in ("--planner", name)]
+    out = tmp_path / "result.json"
+    common = ("--scenario", str(tmp_path / "short.yaml"), "--seeds", "1", "--workers", "1")
+    result = run("eval", "closed-loop", *planners, *common, "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    assert "against expert" in result.stdout and "free_road" in result.stdout
+    held = json.loads(out.read_text())
+    assert set(held["planners"]) == {"constant-velocity", "expert", "log-replay"} and held["chunk_s"] == [0.4]
+    assert held["code_sha256"] and held["host"]["cores"] and held["scenarios"] == ["short"] and held["seeds"] == [0]
+    assert held["comparisons"]["constant-velocity"]["expert"]["driving_score"]["ratio"]["mean"] > 0
+    assert not list(tmp_path.glob("*.partial.jsonl"))
+
+
+def test_latency_curve_is_json_and_a_picture(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "short.yaml").write_text(SHORT)
+    out = tmp_path / "curve.json"
+    what = ("--planner", "constant-velocity", "--latencies", "0.3,0,ar-3b-h100", "--workers", "1", "--seeds", "1")
+    result = run("eval", "latency-curve", *what, "--scenario", str(tmp_path / "short.yaml"), "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    points = json.loads(out.read_text())["points"]
+    assert [p["latency_s"] for p in points] == [0.0, 0.3, 7.86] and points[2]["latency"]["name"] == "ar-3b-h100"
+    assert points[2]["metrics"]["fallback_share"]["mean"] > points[0]["metrics"]["fallback_share"]["mean"] == 0.0
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
 def test_an_in_process_drive_ends_with_a_report(tmp_path: Path):
     pytest.importorskip("panda3d")
     scenario = tmp_path / "short.yaml"
-    scenario.write_text(
-        "family: free_road\ndescription: A few seconds of road\ntown: cedar\nsplit: train\n"
-        "edges: [n0-n13, n13-n5]\nstart_pos: 10.0\nduration_s: 6.0\nstart_speed: 4.0\nvehicles: 4\npedestrians: 4\n"
-    )
+    scenario.write_text(SHORT)
     result = run("drive", str(scenario), "--in-process", "--runs", str(tmp_path / "runs"), "--json")
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
