@@ -17,7 +17,7 @@ from efficientgen.eval.metrics import score
 from efficientgen.eval.overlay import draw_path, remaining, to_ego, to_map
 from efficientgen.eval.report import Entry, write_report
 from efficientgen.eval.step_log import StepLog
-from efficientgen.eval.video import pictures, render
+from efficientgen.eval.video import Scene, jpeg, poster_tick, render, still
 from efficientgen.perception.rig import NANO_RIG
 from efficientgen.perception.types import CameraFrame, Plan
 from tests.eval.synthetic import FakeOracle, ego_at
@@ -75,12 +75,12 @@ def test_video_has_one_picture_per_tick(log: StepLog, oracle: FakeOracle):
         assert container.streams.video[0].average_rate == 10
     assert len(frames) == 20 and video.seconds == 2.0
     assert frames[0].shape == (video.height, video.width, 3)
-    drawn = np.asarray(next(pictures(short, oracle.town)), int)
+    drawn = np.asarray(Scene(short, oracle.town).draw(0), int)
     assert np.abs(drawn - frames[0]).mean() < 6.0, "the encoder keeps the picture"
 
 
 def test_without_pictures_the_birds_eye_view_remains(dead_log: StepLog, oracle: FakeOracle):
-    picture = next(pictures(dead_log, oracle.town))
+    picture = Scene(dead_log, oracle.town).draw(0)
     assert picture.height == 448 and picture.width == 1344
 
 
