@@ -20,9 +20,10 @@ from efficientgen_ros import codec
 from efficientgen_ros.assembly import Assembly, without_pictures
 from efficientgen_ros.bag import Bag
 from efficientgen_ros.interfaces import TOPICS, message_class
-from efficientgen_ros.messages import stamp_of, text
+from efficientgen_ros.messages import optical_frame, stamp_of, text
 from efficientgen_ros.parameters import ParameterError, declare
 from efficientgen_ros.session import STEADY, Wiring, participants, run
+from efficientgen_ros.transforms import TF, TF_STATIC, Transform, from_mount, from_odometry, tf_bytes
 
 LOG_DIRECTORY, BAG_NAME = "log", "drive.mcap"
 GRACE_S = 5.0  # wall time for the last messages after the drive's end
@@ -42,6 +43,7 @@ class RecorderNode(Node):
         self._assembly = Assembly()
         self._now_ns, self._next_ns, self._over_since = 0, 0, 0.0
         self._written = False
+        self._mounts: dict[str, tuple[Transform, Transform]] = {}
         keep = bool(values["keep_frames"])
         topics = {k: t for k, t in TOPICS.items() if k != "progress" and (keep or not k.startswith("image/"))}
         self._bag: Bag | None = None
@@ -63,9 +65,26 @@ class RecorderNode(Node):
                 self._now_ns = stamp_of(message.clock)
             self._assembly.add(key, message)
         if self._bag is not None:
-            self._bag.write(topic.name, cdr, self._now_ns)
+            self._record(key, topic.name, cdr, None if key in _UNREAD else message)
         if key in ("oracle", "verdict"):  # what completes a step
             self._look()
+
+    def _record(self, key: str, topic: str, cdr: bytes, message: Any) -> None:
+        """Write one message into the bag, and the transforms that follow from it.
+
+        The vehicle tells a chunk's states at once; in the bag each lies at its own stamp, as if it had driven live.
+        """
+        assert self._bag is not None
+        stamp_ns = self._now_ns
+        if key in ("odometry", "acceleration", "steering"):
+            stamp_ns = max(stamp_ns, stamp_of(message.header.stamp))
+        self._bag.write(topic, cdr, stamp_ns)
+        if key == "odometry":
+            self._bag.write(TF, tf_bytes([from_odometry(message)], stamp_of(message.header.stamp)), stamp_ns)
+        elif key.startswith("mount/"):
+            self._mounts[key] = from_mount(message, optical_frame(key.partition("/")[2]))
+            static = [transform for pair in self._mounts.values() for transform in pair]
+            self._bag.write(TF_STATIC, tf_bytes(static, 0), stamp_ns)
 
     def _look(self) -> None:
         """Report steps that became whole; leave when the drive is over and whole."""

@@ -35,7 +35,9 @@ def latency_strips(drives: Mapping[str, Sequence[float]], period_s: float = 0.4)
             f"{milliseconds(p99)}<small> p99</small></span></div>"
         )
     ruler = "".join(f'<span style="left:{x(v) / 10:.1f}%">{milliseconds(v)}</span>' for v in _decades(low, high))
-    where = f'<span class="period" style="left:{x(period_s) / 10:.1f}%{";transform:none" if x(period_s) < 120 else ""}">'
+    where = (
+        f'<span class="period" style="left:{x(period_s) / 10:.1f}%{";transform:none" if x(period_s) < 120 else ""}">'
+    )
     rows.append(f'<div class="row"><span></span><div class="ruler">{ruler}{where}plan period</span></div></div>')
     return f'<div class="strips">{"".join(rows)}</div>'
 

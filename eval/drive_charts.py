@@ -122,10 +122,11 @@ def _tokens(steps: list[Step]) -> list[Panel]:
     t = np.array([stamp for stamp, _ in drafted])
     accepted = np.array([100.0 * stats.accepted / stats.drafted for _, stats in drafted])
     speed = np.array([stats.value_tokens / max(stats.cycles, 1) for _, stats in drafted])
+    kept, written = Line("accepted", "accepted", t, accepted), Line("accepted", "tokens", t, speed)
     return [
-        Panel("Draft tokens accepted", "%", (Line("accepted", "accepted", t, accepted),), high=100.0, height=64, digits=0),
-        Panel("Value tokens per cycle", "", (Line("accepted", "tokens", t, speed),), height=64),
-    ]  # fmt: skip
+        Panel("Draft tokens accepted", "%", (kept,), high=100.0, height=64, digits=0),
+        Panel("Value tokens per cycle", "", (written,), height=64),
+    ]
 
 
 def _spread(steps: list[Step]) -> Panel | None:
@@ -172,7 +173,8 @@ def _strip(log: StepLog, start: float, end: float) -> str:
         seen.add(ruling.source)
         why = f": {ruling.words}" if ruling.words else ""
         title = escape(f"{ruling.start_s:.1f} s, {ruling.what}{why}", quote=True)
-        style = f"left:{100 * (ruling.start_s - start) / span:.2f}%;width:{100 * (ruling.end_s - ruling.start_s) / span:.2f}%"
+        left, width = 100 * (ruling.start_s - start) / span, 100 * (ruling.end_s - ruling.start_s) / span
+        style = f"left:{left:.2f}%;width:{width:.2f}%"
         cells.append(f'<i style="{style};background:{css(SOURCE_COLOUR[ruling.source])}" title="{title}"></i>')
     diamonds = "".join(
         f'<i class="event" style="left:{100 * min(max((event.start_s - start) / span, 0), 1):.2f}%" '

@@ -130,7 +130,9 @@ def _body(runs: Sequence[Run], skipped: Sequence[Skipped]) -> str:
     if skipped:
         rows = "".join(f"<dt>{escape(s.name)}</dt><dd>{escape(s.reason)}</dd>" for s in skipped)
         word = "directory was" if len(skipped) == 1 else "directories were"
-        notes = f'<details class="more skipped"><summary>{len(skipped)} {word} skipped</summary><dl>{rows}</dl></details>'
+        notes = (
+            f'<details class="more skipped"><summary>{len(skipped)} {word} skipped</summary><dl>{rows}</dl></details>'
+        )
     cards = "".join(map(_card, runs))
     empty = "" if runs else '<p class="lead">No runs yet: <code>efficientgen drive</code> makes one.</p>'
     return (
@@ -159,7 +161,7 @@ def _card(run: Run) -> str:
     )
     names = ", ".join(plain(name) for name in run.scenarios[:4])
     names += f" and {len(run.scenarios) - 4} more" if len(run.scenarios) > 4 else ""
-    beside = [name for name in run.planners[1:]]
+    beside = f" · beside {escape(', '.join(run.planners[1:]))}" if run.planners[1:] else ""
     data = {"when": run.when, "score": f"{run.score:.3f}", "collisions": str(run.collisions),
             "planners": run.planner, "scenarios": " ".join(run.scenarios)}  # fmt: skip
     attributes = "".join(f' data-{key}="{escape(value, quote=True)}"' for key, value in data.items())
@@ -170,6 +172,5 @@ def _card(run: Run) -> str:
         f"<p>{escape(names)}</p>"
         f'<p class="facts-line"><span>{run.successes} of {run.drives} without fault</span>'
         f'<span class="{"bad" if run.collisions else ""}">{hits}</span></p>'
-        f'<p class="muted">{when} · {escape(run.transport)}, {escape(run.mode)}'
-        f"{f" · beside " + escape(", ".join(beside)) if beside else ''}</p></div></a>"
+        f'<p class="muted">{when} · {escape(run.transport)}, {escape(run.mode)}{beside}</p></div></a>'
     )

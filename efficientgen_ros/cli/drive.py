@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from efficientgen import share
 from efficientgen.planning.load import CONSTANT_VELOCITY, DEFAULT, EXPERT, load_planner, model_directory
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from efficientgen.worldsim.scenario import Scenario
 
 DEFAULT_SCENARIOS = ("maple_right", "birch_people")
+LAYOUT = "launch/foxglove/drive.json"
 MODES, WORLDS = ("sync", "realtime"), ("reference",)
 
 
@@ -41,10 +43,14 @@ def drive_command(
         bool, typer.Option("--baselines/--no-baselines", help="Also drive expert and constant velocity.")
     ] = True,
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    picture: Annotated[
+        Path | None, typer.Option(help="Also write a still of the first drive here (JPEG, at most 250 kB).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Drive scenarios in closed loop over ROS 2 and write a report with video."""
-    from efficientgen.eval.report import Entry, write_report  # these load video and map readers
+    from efficientgen.eval.report import STILL, Entry, write_bytes, write_report  # these load video and map readers
+    from efficientgen.eval.run_index import write_index
     from efficientgen.worldsim.scenario import load_scenario
 
     _check(mode, MODES, "--mode")
@@ -63,17 +69,28 @@ def drive_command(
             entries.append(Entry(_keep(log, run), log))
             for other in (EXPERT, CONSTANT_VELOCITY) if baselines else ():
                 if other != planner:
-                    entries.append(Entry(_keep(_drive_plain(each, seed, other, progress), run), None, show=False))
+                    beside = _drive_plain(each, seed, other, progress)
+                    entries.append(Entry(_keep(beside, run), beside, show=False))
         task = progress.add_task("report", total=None)
         page = write_report(entries, run, progress=lambda words: progress.update(task, description=words))
+        index = write_index(runs)
         progress.remove_task(task)
+    if picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(picture, (run / STILL).read_bytes())
     if as_json:
-        print(json.dumps({"report": str(page), "drives": [asdict(e.metrics) for e in entries]}, indent=1))
+        print(
+            json.dumps(
+                {"report": str(page), "index": str(index), "drives": [asdict(e.metrics) for e in entries]}, indent=1
+            )
+        )
         return
     console.print(_table([e.metrics for e in entries]))
     for line in _events([e.log for e in entries if e.log is not None]):
         console.print(line)
-    console.print(f"report: [bold]{page}[/]   (open it in a browser)", soft_wrap=True)
+    if not in_process:
+        console.print(f"recordings: {run}/*/drive.mcap   (Foxglove; layout: {share(LAYOUT)})", soft_wrap=True)
+    console.print(f"report: [bold]{page}[/]   (open it in a browser; all runs: {index})", soft_wrap=True)
 
 
 def bringup_command(
@@ -97,7 +114,7 @@ def bringup_command(
         task = progress.add_task(f"{scenario} · {planner}", total=None)
         log = drive_ros(scenario, seed, planner, checkpoint, world, mode, record_dir, on_step=_ticker(progress, task))
     console.print(_table([score(log)]))
-    console.print(f"recorded: {record_dir / 'drive.mcap'}", soft_wrap=True)
+    console.print(f"recorded: {record_dir / 'drive.mcap'}   (Foxglove; layout: {share(LAYOUT)})", soft_wrap=True)
 
 
 def _drive_shown(
