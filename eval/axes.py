@@ -83,9 +83,10 @@ def stack_of_panels(panels: Sequence[Panel], start: float, end: float, marks: Se
 
     held = [_panel(panel, start, span, marks if k == 0 else ()) for k, panel in enumerate(panels)]
     lines = "".join(f'<i class="at {mark.mood}" style="left:{at(mark.t)}"></i>' for mark in marks)
-    step = 5 if span <= 45 else 10 if span <= 120 else 30
+    step = max(int(nice_step(span / 6.0)), 1)
     seconds = [t for t in range(0, int(end) + 1, step) if start <= t <= end]
-    ruler = "".join(f'<span style="left:{at(t)}">{t} s</span>' for t in seconds)
+    late = start + 0.96 * span  # words that would stand out over the right edge
+    ruler = "".join(f'<span{" class=last" if t > late else ""} style="left:{at(t)}">{t} s</span>' for t in seconds)
     series = [
         {"t": _rounded(line.t, 3), "v": _rounded(line.v, 4), "digits": panel.digits, "unit": panel.unit}
         for panel in panels
@@ -116,12 +117,14 @@ def _panel(panel: Panel, start: float, span: float, marks: Sequence[Mark]) -> st
     def y(v: float) -> float:
         return h * (high - v) / (high - low)
 
+    def level(name: str, v: float) -> str:
+        return f'<line class="{name}" x1="0" x2="{_W:.0f}" y1="{y(v):.1f}" y2="{y(v):.1f}"/>'
+
     parts, levels = [], []
-    step = nice_step((high - low) / (2.2 if h < 100 else 3.2))
+    step = nice_step((high - low) / (3.0 if h < 100 else 3.6))
     for value in np.arange(np.ceil(low / step) * step, high + 1e-9, step):
-        parts.append(f'<line class="grid{" zero" if low < 0 and abs(value) < 1e-9 else ""}" x1="0" x2="{_W:.0f}" '
-                     f'y1="{y(value):.1f}" y2="{y(value):.1f}"/>')  # fmt: skip
-        levels.append(f'<span style="top:{100 * y(value) / h:.1f}%">{value:.10g}</span>')
+        parts.append(level("grid zero" if low < 0 and abs(value) < 1e-9 else "grid", value))
+        levels.append(f'<span style="top:{100 * y(value) / h:.1f}%">{round(float(value), 6) + 0.0:g}</span>')
     for stack in panel.stacks:
         wide = max(0.72 * _W * stack.width / span, 0.6)
         bars = "".join(
@@ -137,9 +140,11 @@ def _panel(panel: Panel, start: float, span: float, marks: Sequence[Mark]) -> st
                 parts.append(f'<polygon class="area" points="{points} {foot}"/>')
             parts.append(f'<polyline class="line {line.name}" points="{points}"/>')
     rules = ""
+    right = all(float(stack.t[-1]) < start + 0.6 * span for stack in panel.stacks)  # where the bars leave room
     for rule in panel.rules:
-        parts.append(f'<line class="rule" x1="0" x2="{_W:.0f}" y1="{y(rule.value):.1f}" y2="{y(rule.value):.1f}"/>')
-        rules += f'<span class="rule-words" style="top:{100 * y(rule.value) / h:.1f}%">{escape(rule.label)}</span>'
+        parts.append(level("rule", rule.value))
+        place = f'class="rule-words{" right" if right else ""}" style="top:{100 * y(rule.value) / h:.1f}%"'
+        rules += f"<span {place}>{escape(rule.label)}</span>"
     flags = "".join(
         f'<span class="flag{" late" if x(mark.t) > 0.75 * _W else ""} {mark.mood}" '
         f'style="left:{x(mark.t) / 10:.2f}%;top:{18 * k + 1}px">{escape(mark.label)}</span>'

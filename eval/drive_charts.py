@@ -110,7 +110,7 @@ def _latency(log: StepLog, steps: list[Step]) -> Panel | None:
         delay = float(log.notes["latency"]["delay_s"])
         rules.append(Rule(delay, f"taken as {delay:g} s"))
     cut = int((whole > top).sum())
-    title = "Time for a plan" + (f" ({cut} longer ones cut, up to {whole.max():.1f} s)" if cut else "")
+    title = "Time for a plan" + (f" ({cut} cut at the top, the longest took {whole.max():.1f} s)" if cut else "")
     lines = (Line("total", "plan", t, whole),)
     return Panel(title, "s", lines, tuple(stacks), tuple(rules), height=104, digits=2, ceiling=top)
 

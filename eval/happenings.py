@@ -5,7 +5,9 @@ Repetitions are told once: a planner that raises at every stamp is one line with
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from efficientgen.eval.step_log import StepLog
 from efficientgen.eval.words import SOURCE_WORDS
@@ -35,7 +37,7 @@ class Happening:
 def events(log: StepLog) -> tuple[Happening, ...]:
     """The drive's events (`notes["events"]`), equal neighbours of one kind joined."""
     out: list[Happening] = []
-    for event in sorted(log.notes.get("events", ()), key=lambda event: event.get("stamp_ns", 0)):
+    for event in sorted(log.notes.get("events", ()), key=_order):
         kind = str(event.get("kind", "event"))
         what, words = KIND_WORDS.get(kind, kind.replace("_", " ")), str(event.get("text", ""))
         start = event.get("stamp_ns", 0) / NS
@@ -45,6 +47,11 @@ def events(log: StepLog) -> tuple[Happening, ...]:
         else:
             out.append(Happening(start, end, what, words))
     return tuple(out)
+
+
+def _order(event: Mapping[str, Any]) -> tuple[int, bool]:
+    """By time; what was injected comes before what it led to."""
+    return event.get("stamp_ns", 0), event.get("kind") not in ("chaos", "fault")
 
 
 def rulings(log: StepLog) -> tuple[Happening, ...]:

@@ -24,6 +24,7 @@ from efficientgen.eval.report_drive import article
 from efficientgen.eval.report_tables import BASELINES, comparison, plain
 from efficientgen.eval.step_log import StepLog
 from efficientgen.eval.video import render
+from efficientgen.eval.words import planner_death
 
 PAGE, SUMMARY, STILL = "index.html", "summary.json", "still.jpg"
 _PARTS = Path(__file__).with_name("page")
@@ -160,7 +161,7 @@ def _tiles(mine: Sequence[Metrics]) -> str:
     tiles = [
         (f"{score:.0f}", "of 100", "driving score", "ok" if score >= 80 else "warn" if score >= 40 else "bad"),
         (f"{sum(m.success for m in mine)}", f"of {n}", "routes without fault", ""),
-        (f"{hits}", f"{faults} at fault", "collisions", "ok" if not hits else "bad"),
+        (f"{hits}", f"in {n} drives" if n > 1 else "", f"collisions, {faults} at fault", "ok" if not hits else "bad"),
         (f"{100 * float(np.mean([m.fallback_share for m in mine])):.1f}", "%", "of plan periods on fallback", ""),
     ]
     walls = [m.plan_p50_s for m in mine if m.plan_p50_s is not None]
@@ -264,7 +265,11 @@ def _main_planner(entries: Sequence[Entry]) -> str:
 
 def _title(main: str, mine: Sequence[Entry]) -> str:
     n = len({entry.metrics.scenario for entry in mine})
-    return f"{main} drove {n} scenario{'s' if n != 1 else ''} by itself"
+    words = f"{main} drove {n} scenario{'s' if n != 1 else ''}"
+    died = sum(entry.log is not None and planner_death(entry.log) is not None for entry in mine)
+    if not died:
+        return f"{words} by itself"
+    return f"{words} until it died" if died == len(mine) else f"{words} and died in {died} of them"
 
 
 def _expert_beside(entry: Entry, entries: Sequence[Entry]) -> StepLog | None:
@@ -282,7 +287,6 @@ def _summary(entries: Sequence[Entry], title: str, main: str) -> dict[str, Any]:
     return {
         "title": title,
         "planner": main,
-        "shown": [entry.metrics.scenario for entry in entries if entry.show and entry.log is not None],
         "drives": [asdict(m) for m in metrics],
         "planners": {
             p: {key: asdict(value) for key, value in aggregate([m for m in metrics if m.planner == p]).items()}

@@ -15,7 +15,7 @@ from efficientgen.eval.metrics import Estimate, Metrics, aggregate
 
 BASELINES = ("constant-velocity", "log-replay", "expert")  # they look at no pixels; ordered after the planners
 
-_ROWS: tuple[tuple[str, str, float, str], ...] = (  # metric, label, factor, unit
+ROWS: tuple[tuple[str, str, float, str], ...] = (  # metric, label, factor, unit
     ("driving_score", "Driving score", 1, ""),
     ("hd_score", "HD-Score", 1, ""),
     ("success", "Success", 100, "%"),
@@ -61,8 +61,8 @@ def comparison(metrics: Sequence[Metrics], main: str) -> str:
         return f"<tr><th>{escape(label)}{f' <small>{unit}</small>' if unit else ''}</th>{cells}</tr>"
 
     there = {key for held in by.values() for key in held}
-    lines = "".join(line(*row) for row in _ROWS if row[0] in there)
-    rest = sorted(there - {row[0] for row in _ROWS} - set(_CONTEXT))
+    lines = "".join(line(*row) for row in ROWS if row[0] in there)
+    rest = sorted(there - {row[0] for row in ROWS} - set(_CONTEXT))
     more = "".join(line(key, key, 1, "") for key in rest)
     scenarios = sorted({m.scenario for m in metrics})
     scores = ""

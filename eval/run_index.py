@@ -14,6 +14,7 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from efficientgen.eval.report import PAGE, STILL, SUMMARY, fill_page, write_text
 from efficientgen.eval.report_tables import BASELINES, plain
@@ -153,7 +154,7 @@ def _select(name: str, label: str, options: Sequence[tuple[str, str]]) -> str:
 def _card(run: Run) -> str:
     mood = "ok" if run.score >= 80 else "warn" if run.score >= 40 else "bad"
     when = datetime.fromisoformat(run.when).strftime("%d %b %Y, %H:%M")
-    where = escape(run.name, quote=True)
+    where = quote(run.name)
     picture = (
         f'<img src="{where}/{STILL}" alt="" loading="lazy" width="1360" height="680">'
         if run.still

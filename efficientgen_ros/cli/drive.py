@@ -46,26 +46,38 @@ def drive_command(
     picture: Annotated[
         Path | None, typer.Option(help="Also write a still of the first drive here (JPEG, at most 250 kB).")
     ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Serve the drives for Foxglove while they run.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of --live, on this host.")] = 8765,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Drive scenarios in closed loop over ROS 2 and write a report with video."""
     from efficientgen.eval.report import STILL, Entry, write_bytes, write_report  # these load video and map readers
     from efficientgen.eval.run_index import write_index
     from efficientgen.worldsim.scenario import load_scenario
+    from efficientgen_ros.live import require_sdk
 
     _check(mode, MODES, "--mode")
     _check(world, WORLDS, "--world")
     if planner not in (EXPERT, CONSTANT_VELOCITY):
         model_directory(planner, checkpoint)
+    if live and in_process:
+        raise typer.BadParameter("--live shows ROS 2 messages, which --in-process does not send; leave one out")
+    if live:
+        require_sdk()
     scenarios = [load_scenario(name) for name in scenario or DEFAULT_SCENARIOS]
     run = runs / datetime.now().strftime("%Y%m%d-%H%M%S")
     console = Console(stderr=as_json)
     console.print(f"[bold]{planner}[/] drives {len(scenarios)} scenarios, "
                   + ("in this process" if in_process else f"ROS 2 nodes in separate processes, {mode}"))  # fmt: skip
+    if live:
+        console.print(f"live: open ws://localhost:{port} in Foxglove (layout: {share(LAYOUT)})", soft_wrap=True)
+    tuning: dict[str, Any] = {"recorder": {"live_port": port}} if live else {}
     entries: list[Entry] = []
     with _progress(console) as progress:
         for each in scenarios:
-            log = _drive_shown(each, seed, planner, checkpoint, world, mode, in_process, kill_planner_at, run, progress)
+            log = _drive_shown(
+                each, seed, planner, checkpoint, world, mode, in_process, kill_planner_at, run, tuning, progress
+            )
             entries.append(Entry(_keep(log, run), log))
             for other in (EXPERT, CONSTANT_VELOCITY) if baselines else ():
                 if other != planner:
@@ -127,6 +139,7 @@ def _drive_shown(
     in_process: bool,
     kill_planner_at: float | None,
     run: Path,
+    tuning: dict[str, Any],
     progress: Progress,
 ) -> StepLog:
     """The drive that the report shows, with its pictures."""
@@ -152,6 +165,7 @@ def _drive_shown(
             keep_frames=True,
             on_step=_ticker(progress, task),
             chaos=None if kill_planner_at is None else ("planner", kill_planner_at),
+            tuning=tuning,
         )
     progress.update(task, completed=scenario.duration_s)
     progress.console.print(f"  {scenario.name}: {log.end_reason} after {len(log.steps) * 0.4:.1f} s "

@@ -98,12 +98,12 @@ def test_transforms_in_a_bag_move_the_car_and_place_the_cameras(tmp_path):
 
     from efficientgen.perception.rig import NANO_RIG
     from efficientgen.perception.types import EgoState
-    from efficientgen_ros.bag import Bag
+    from efficientgen_ros.bag import Bag, channels
     from efficientgen_ros.messages import ego_messages, mount_message, optical_frame
     from efficientgen_ros.transforms import TF, TF_STATIC, from_mount, from_odometry, tf_bytes
 
     egos = [EgoState(k * 100_000_000, 3.0 + k, -2.0, 0.3 * k, 10.0, 0.0, 0.0, 0.0) for k in range(4)]
-    bag = Bag(tmp_path / "a.mcap", [])
+    bag = Bag(tmp_path / "a.mcap", channels([]))
     static = [t for camera in NANO_RIG for t in from_mount(mount_message(camera), optical_frame(camera.name))]
     bag.write(TF_STATIC, tf_bytes(static, 0), 0)
     for ego in egos:
