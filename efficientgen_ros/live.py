@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from efficientgen_ros.bag import Channel
+from efficientgen_ros.parameters import ParameterError
 
 REPEAT_NS = 1_000_000_000
 INSTALL = "pip install foxglove-sdk"
 
 
-class LiveViewError(RuntimeError):
+class LiveViewError(ParameterError):
     """The live view cannot be served; the message says what is missing."""
 
 

@@ -135,8 +135,8 @@ def _spread(steps: list[Step]) -> Panel | None:
         return None
     t, last = np.array([stamp for stamp, _ in held]), np.array([float(plan.spread_m[-1]) for _, plan in held])
     horizon = held[0][1].times_s[-1]
-    title = f"Rollouts apart after {horizon:.0f} s"
-    return Panel(title, "m", (Line("target", f"{len(held[0][1].rollouts)} rollouts", t, last),), height=64, digits=2)
+    title = f"Spread of rollouts after {horizon:.0f} s"
+    return Panel(title, "m", (Line("accepted", f"{len(held[0][1].rollouts)} rollouts", t, last),), height=64, digits=2)
 
 
 # --- parts ---

@@ -70,7 +70,7 @@ def write_report(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     shown = [entry for entry in entries if entry.show and entry.log is not None and entry.log.steps]
-    articles = []
+    articles: list[str] = []
     for entry in shown:
         assert entry.log is not None
         if progress is not None:

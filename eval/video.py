@@ -271,7 +271,7 @@ def _panel(step: Step, words: Words, expert: bool) -> Image.Image:
 def _spread_words(plan: Plan) -> str:
     words = f"{len(plan.rollouts)} rollouts"
     if len(plan.spread_m) and len(plan.spread_m) == len(plan.times_s):
-        words += f", {plan.spread_m[-1]:.1f} m apart after {plan.times_s[-1]:.0f} s"
+        words += f", spread {plan.spread_m[-1]:.1f} m after {plan.times_s[-1]:.0f} s"
     return words
 
 

@@ -94,7 +94,7 @@ def test_drives_are_plotted_beside_the_experts(tmp_path: Path, log: StepLog, ora
 def test_plots_show_what_the_plans_cost(log: StepLog):
     page = over_time(log)
     for told in ("Time for a plan", "deadline: plan period, 0.4 s", "vision", "decode", "Draft tokens accepted",
-                  "Value tokens per cycle", "Rollouts apart after 5 s", "5 rollouts"):  # fmt: skip
+                  "Value tokens per cycle", "Spread of rollouts after 5 s", "5 rollouts"):  # fmt: skip
         assert told in page
     series = json.loads(re.search(r'class="series">(.*?)</script>', page)[1])  # type: ignore[index]
     steps = [step for step in log.steps if step.stamp_ns >= log.handover_ns and step.plan]
@@ -195,6 +195,16 @@ def test_ribbon_lies_on_the_road_ahead():
     assert green[112:].sum() > 2000 and green[:112].sum() == 0, "below the horizon only"
     columns = np.flatnonzero(green[200])
     assert abs(columns.mean() - 223.5) < 1.5
+
+
+def test_rollouts_are_drawn_on_the_road_and_from_above(log: StepLog, oracle: FakeOracle):
+    step = next(step for step in log.steps if step.stamp_ns > log.handover_ns)
+    assert step.plan is not None and len(step.plan.rollouts) == 5
+    alone = replace(step, plan=replace(step.plan, rollouts=np.zeros((0, 0, 2)), spread_m=np.zeros(0)))
+    drawn, bare = (np.asarray(Scene(replace(log, steps=(s,)), oracle.town).draw(0), int) for s in (step, alone))
+    new = (np.abs(drawn - (255, 236, 196)).max(-1) < 70) & (np.abs(drawn - bare).max(-1) > 25)
+    assert new[:224].sum() > 40 and new[232:, :900].sum() > 40, "in the cameras, and in the bird's-eye view"
+    assert (drawn != bare)[232:, 928:].any(), "and the panel counts them"
 
 
 def test_remaining_starts_where_the_trajectory_is_now(log: StepLog):
