@@ -48,6 +48,8 @@ setup(
     ],
     install_requires=["numpy", "torch", "safetensors", "tokenizers", "pillow", "PyYAML", "typer", "rich"],
     extras_require={
+        "record": ["mcap", "rosbags"],
+        "live": ["foxglove-sdk"],
         "sim": ["panda3d", "libsumo", "sumolib", "av", "matplotlib"],
         "ros-wheels": ["ros-kilted-rclpy", "ros-kilted-rmw-fastrtps-cpp"],
     },

@@ -19,12 +19,16 @@ class MissingDataError(FileNotFoundError):
 def share(name: str) -> Path:
     """Path of a shipped directory or file: `checkpoints`, `scenarios`, `launch`, or something inside them.
 
-    Looked for in `$EFFICIENTGEN_SHARE`, the checkout this package is imported from, then `<prefix>/share/efficientgen`.
+    Looked for in `$EFFICIENTGEN_SHARE`, the checkout this package is imported from, then `share/efficientgen` of the
+    Python installation, of the prefix that the package lies in, and of each prefix in `$AMENT_PREFIX_PATH`.
 
     Raises:
         MissingDataError: none of them holds `name`.
     """
-    roots = [Path(__file__).resolve().parent.parent, Path(sys.prefix) / "share" / "efficientgen"]
+    package = Path(__file__).resolve().parent
+    prefixes = [Path(sys.prefix), *package.parents[3:4]]  # <prefix>/lib/pythonX.Y/site-packages/efficientgen
+    prefixes += [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    roots = [package.parent, *dict.fromkeys(prefix / "share" / "efficientgen" for prefix in prefixes)]
     if "EFFICIENTGEN_SHARE" in os.environ:
         roots.insert(0, Path(os.environ["EFFICIENTGEN_SHARE"]))
     for root in roots:

@@ -98,6 +98,9 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         Parameter("record_dir", "", "directory for drive.mcap and the step log"),
         _KEEP_FRAMES,
         Parameter("bag", True, "write every topic to an MCAP bag in record_dir"),
+        Parameter(
+            "live_port", 0, "serve a live view for Foxglove on this port of this host; 0: none", low=0, high=65535
+        ),
     ),
 }
 

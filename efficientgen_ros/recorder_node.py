@@ -18,11 +18,13 @@ from rclpy.serialization import deserialize_message
 from efficientgen.eval.store import save
 from efficientgen_ros import codec
 from efficientgen_ros.assembly import Assembly, without_pictures
-from efficientgen_ros.bag import Bag
+from efficientgen_ros.bag import Bag, channels
 from efficientgen_ros.interfaces import TOPICS, message_class
-from efficientgen_ros.messages import stamp_of, text
+from efficientgen_ros.live import Live
+from efficientgen_ros.messages import optical_frame, stamp_of, text
 from efficientgen_ros.parameters import ParameterError, declare
 from efficientgen_ros.session import STEADY, Wiring, participants, run
+from efficientgen_ros.transforms import TF, TF_STATIC, Transform, from_mount, from_odometry, tf_bytes
 
 LOG_DIRECTORY, BAG_NAME = "log", "drive.mcap"
 GRACE_S = 5.0  # wall time for the last messages after the drive's end
@@ -42,11 +44,15 @@ class RecorderNode(Node):
         self._assembly = Assembly()
         self._now_ns, self._next_ns, self._over_since = 0, 0, 0.0
         self._written = False
+        self._mounts: dict[str, tuple[Transform, Transform]] = {}
         keep = bool(values["keep_frames"])
         topics = {k: t for k, t in TOPICS.items() if k != "progress" and (keep or not k.startswith("image/"))}
-        self._bag: Bag | None = None
+        described = channels(topics.values())
+        self._sinks: list[Bag | Live] = []
         if values["bag"]:
-            self._bag = Bag(self._directory / BAG_NAME, [(topic.name, topic.type) for topic in topics.values()])
+            self._sinks.append(Bag(self._directory / BAG_NAME, described))
+        if values["live_port"]:
+            self._sinks.append(Live(int(values["live_port"]), described))
         self._wiring = Wiring(self, "recorder", participants(str(values["planner"])))
         self._progress = self._wiring.publisher("progress")
         self._wiring.subscribe_ready(self._assembly.add_ready)
@@ -62,10 +68,30 @@ class RecorderNode(Node):
             if key == "clock":
                 self._now_ns = stamp_of(message.clock)
             self._assembly.add(key, message)
-        if self._bag is not None:
-            self._bag.write(topic.name, cdr, self._now_ns)
+        if self._sinks:
+            self._record(key, topic.name, cdr, None if key in _UNREAD else message)
         if key in ("oracle", "verdict"):  # what completes a step
             self._look()
+
+    def _record(self, key: str, topic: str, cdr: bytes, message: Any) -> None:
+        """Write one message, and the transforms that follow from it, into the bag and to those who look.
+
+        The vehicle tells a chunk's states at once; in the bag each lies at its own stamp, as if it had driven live.
+        """
+        stamp_ns = self._now_ns
+        if key in ("odometry", "acceleration", "steering"):
+            stamp_ns = max(stamp_ns, stamp_of(message.header.stamp))
+        self._write(topic, cdr, stamp_ns)
+        if key == "odometry":
+            self._write(TF, tf_bytes([from_odometry(message)], stamp_of(message.header.stamp)), stamp_ns)
+        elif key.startswith("mount/"):
+            self._mounts[key] = from_mount(message, optical_frame(key.partition("/")[2]))
+            static = [transform for pair in self._mounts.values() for transform in pair]
+            self._write(TF_STATIC, tf_bytes(static, 0), stamp_ns)
+
+    def _write(self, topic: str, cdr: bytes, stamp_ns: int) -> None:
+        for sink in self._sinks:
+            sink.write(topic, cdr, stamp_ns)
 
     def _look(self) -> None:
         """Report steps that became whole; leave when the drive is over and whole."""
@@ -87,8 +113,8 @@ class RecorderNode(Node):
         if self._written:
             return
         self._written = True
-        if self._bag is not None:
-            self._bag.close()
+        for sink in self._sinks:
+            sink.close()
         if self._assembly.session is None or 0 not in self._assembly.oracle:
             self.exit_code = 0 if self.finished else 1
             return

@@ -92,6 +92,7 @@ def plan_diagnostics(plan: Plan) -> DiagnosticArray:
     """What a plan cost: stage seconds, forwards, acceptance; ERROR when the planner raised (an empty plan)."""
     stats = plan.stats
     figures: dict[str, Any] = {f"{stage}_s": seconds for stage, seconds in stats.seconds.items()}
+    figures.setdefault("total_s", float(sum(stats.seconds.values())))
     for name in ("decoder", "engine", "forwards", "cycles", "drafted", "accepted", "value_tokens"):
         figures[name] = getattr(stats, name)
     figures["acceptance"] = stats.accepted / stats.drafted if stats.drafted else 0.0

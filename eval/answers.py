@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from efficientgen.eval.metrics import Estimate, all_ticks
-from efficientgen.eval.step_log import StepLog
+from efficientgen.eval.metrics import Estimate
+from efficientgen.eval.step_log import StepLog, all_ticks
 from efficientgen.planning.annotate import critical_objects
 from efficientgen.planning.expert import expert_plan
 from efficientgen.planning.schema import CRITICAL_OBJECTS

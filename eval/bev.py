@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from efficientgen.eval.boxes import box_corners
-from efficientgen.eval.canvas import ACTOR_COLOUR, INK, Colour, disc, fill, stroke
+from efficientgen.eval.canvas import ACTOR_COLOUR, INK, ROLLOUT, Colour, disc, fill, stroke
 from efficientgen.perception.types import F64, Actor, ActorKind, EgoState, OracleFrame, Route, VehicleParams
 
 LAND: Colour = (24, 31, 38)
@@ -73,12 +73,12 @@ class BirdsEye:
         ego = frame.ego
         image = self._window(ego)
         self._draw_lights(image, frame)
-        for rollout in rollouts:
-            stroke(image, self.to_pixels(rollout, ego), 1.2, colour, 0.35)
         if path is not None and len(path) > 1 and np.ptp(path, axis=0).max() > 0.2:
             pixels = self.to_pixels(path, ego)
             stroke(image, pixels, 1.7 * self.scale, colour, 0.35)
             stroke(image, pixels, 2.5, colour, 0.95)
+        for rollout in rollouts:
+            stroke(image, self.to_pixels(rollout, ego), 1.2, ROLLOUT, 0.7)
         for actor in frame.actors:
             self._draw_actor(image, actor, ego)
         self._draw_ego(image, ego, colour)

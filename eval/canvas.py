@@ -21,6 +21,7 @@ INK: Colour = (232, 237, 243)
 MUTED: Colour = (142, 154, 169)
 NIGHT: Colour = (15, 19, 25)  # behind everything in the video
 PANEL: Colour = (22, 28, 36)
+ROLLOUT: Colour = (255, 236, 196)  # tells rollouts from the path that is followed
 
 SOURCE_COLOUR: dict[Source, Colour] = {
     Source.EXPERT: (106, 156, 255),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from efficientgen.eval.canvas import Colour, fill, stroke
+from efficientgen.eval.canvas import ROLLOUT, Colour, fill, stroke
 from efficientgen.perception.rig import project
 from efficientgen.perception.types import F64, CameraFrame, EgoState, Trajectory
 
@@ -41,12 +41,15 @@ def draw_path(
 ) -> None:
     """Blend a path (M, 2) m of `map` into `image`, the picture of `camera` at any magnification, in place."""
     zoom = image.width / camera.image.shape[1]
-    for rollout in rollouts:
-        for piece in _visible(_ribbon_line(to_ego(rollout, ego), 0.0), camera):
-            stroke(image, _scaled(piece, zoom), 1.3, colour, 0.4)
     line = _even(to_ego(path, ego))
-    if line is None:
-        return
+    if line is not None:
+        _draw_ribbon(image, camera, line, zoom, colour)
+    for rollout in rollouts:
+        for piece in _visible(_even(to_ego(rollout, ego)), camera):
+            stroke(image, _scaled(np.clip(piece * zoom, -400.0, 2.0 * max(image.size)), 1.0), 1.3, ROLLOUT, 0.75)
+
+
+def _draw_ribbon(image: Image.Image, camera: CameraFrame, line: F64, zoom: float, colour: Colour) -> None:
     left, right = _ribbon_line(line, HALF_WIDTH_M), _ribbon_line(line, -HALF_WIDTH_M)
     pl, dl = _project(left, camera)
     pr, dr = _project(right, camera)
@@ -86,7 +89,9 @@ def _project(line: F64, camera: CameraFrame) -> tuple[F64, F64]:
     return project(ground, camera.intrinsics, camera.camera_to_ego)
 
 
-def _visible(line: F64, camera: CameraFrame) -> list[F64]:
+def _visible(line: F64 | None, camera: CameraFrame) -> list[F64]:
+    if line is None:
+        return []
     pixels, depth = _project(line, camera)
     return [pixels[run] for run in _runs(depth > _NEAR_M)]
 

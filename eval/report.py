@@ -19,19 +19,23 @@ from typing import Any
 import numpy as np
 
 from efficientgen.eval.charts import bar_pair, latency_strips, milliseconds, stage_bar
-from efficientgen.eval.metrics import Estimate, Metrics, aggregate
-from efficientgen.eval.report_drive import BASELINES, article, plain
+from efficientgen.eval.metrics import Metrics, aggregate
+from efficientgen.eval.report_drive import article
+from efficientgen.eval.report_tables import BASELINES, comparison, plain
 from efficientgen.eval.step_log import StepLog
 from efficientgen.eval.video import render
+from efficientgen.eval.words import planner_death
 
-_PAGE = Path(__file__).with_name("page")
+PAGE, SUMMARY, STILL = "index.html", "summary.json", "still.jpg"
+_PARTS = Path(__file__).with_name("page")
 
 
 @dataclass(frozen=True)
 class Entry:
     """One drive for the report: its metrics, and its log if more than numbers should appear.
 
-    `show` puts the drive's video and words on the page; drives of baselines usually only lend their numbers.
+    `show` puts the drive's video and words on the page.  Drives of baselines usually only lend their numbers, and
+    the expert's log is drawn beside that of the planner on the same scenario and seed.
     """
 
     metrics: Metrics
@@ -48,7 +52,7 @@ def write_report(
     town: Any = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write `<directory>/index.html` and `summary.json`; returns the page's path.
+    """Write `<directory>/index.html`, `summary.json` and `still.jpg`; returns the page's path.
 
     Args:
         entries: all drives of the run, baselines included.
@@ -66,12 +70,15 @@ def write_report(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     shown = [entry for entry in entries if entry.show and entry.log is not None and entry.log.steps]
-    articles = []
+    articles: list[str] = []
     for entry in shown:
         assert entry.log is not None
         if progress is not None:
             progress(f"drawing {entry.log.scenario}")
-        articles.append(article(entry.log, entry.metrics, render(entry.log, town)))
+        video = render(entry.log, town)
+        if not articles:
+            write_bytes(directory / STILL, video.poster_jpeg)
+        articles.append(article(entry.log, entry.metrics, video, _expert_beside(entry, entries)))
     main = _main_planner(entries)
     mine = [entry for entry in entries if entry.metrics.planner == main]
     title = title or _title(main, mine)
@@ -80,22 +87,43 @@ def write_report(
             _hero(title, main, mine, directory.name),
             _tiles([entry.metrics for entry in mine]),
             '<section id="drives"><h2>The drives</h2>' + "".join(articles) + "</section>" if articles else "",
-            _comparison([entry.metrics for entry in entries], main),
+            comparison([entry.metrics for entry in entries], main),
             _speed(entries),
             _facts(entries, facts or {}),
             _definitions(),
         )
     )
-    page = (_PAGE / "page.html").read_text(encoding="utf-8")
+    page = fill_page(title, body, "page.js")
+    write_text(directory / SUMMARY, json.dumps(_summary(entries, title, main), indent=1))
+    return write_text(directory / PAGE, page)
+
+
+def fill_page(title: str, body: str, script: str) -> str:
+    """A whole self-contained page: `body` in the template, with the style sheet and one of the scripts inline."""
+    page = (_PARTS / "page.html").read_text(encoding="utf-8")
     for mark, text in (
         ("<!--TITLE-->", escape(title)),
-        ("/*STYLE*/", (_PAGE / "page.css").read_text(encoding="utf-8")),
-        ("/*SCRIPT*/", (_PAGE / "page.js").read_text(encoding="utf-8")),
+        ("/*STYLE*/", (_PARTS / "page.css").read_text(encoding="utf-8")),
+        ("/*SCRIPT*/", (_PARTS / script).read_text(encoding="utf-8")),
         ("<!--BODY-->", body),
     ):
         page = page.replace(mark, text)
-    _write(directory / "summary.json", json.dumps(_summary(entries), indent=1))
-    return _write(directory / "index.html", page)
+    return page
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file atomically, readable by all."""
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write a file atomically, readable by all."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with os.fdopen(handle, "wb") as out:
+        out.write(data)
+    os.chmod(name, 0o644)
+    os.replace(name, path)
+    return path
 
 
 # --- sections ---
@@ -133,7 +161,7 @@ def _tiles(mine: Sequence[Metrics]) -> str:
     tiles = [
         (f"{score:.0f}", "of 100", "driving score", "ok" if score >= 80 else "warn" if score >= 40 else "bad"),
         (f"{sum(m.success for m in mine)}", f"of {n}", "routes without fault", ""),
-        (f"{hits}", f"{faults} at fault", "collisions", "ok" if not hits else "bad"),
+        (f"{hits}", f"in {n} drives" if n > 1 else "", f"collisions, {faults} at fault", "ok" if not hits else "bad"),
         (f"{100 * float(np.mean([m.fallback_share for m in mine])):.1f}", "%", "of plan periods on fallback", ""),
     ]
     walls = [m.plan_p50_s for m in mine if m.plan_p50_s is not None]
@@ -145,55 +173,6 @@ def _tiles(mine: Sequence[Metrics]) -> str:
         for value, unit, label, mood in tiles
     )
     return f'<section class="tiles">{cells}</section>'
-
-
-def _comparison(metrics: Sequence[Metrics], main: str) -> str:
-    planners = sorted({m.planner for m in metrics}, key=lambda p: (p != main, p in BASELINES, p))
-    by = {p: aggregate([m for m in metrics if m.planner == p]) for p in planners}
-    rows: list[tuple[str, str, float, str]] = [  # label, metric, factor, unit
-        ("Driving score", "driving_score", 1, ""),
-        ("Success", "success", 100, "%"),
-        ("Route completion", "route_completion", 100, "%"),
-        ("Collision", "collision", 100, "%"),
-        ("Collision at fault", "collision_at_fault", 100, "%"),
-        ("Off road", "off_road", 100, "%"),
-        ("Wrong lane", "wrong_lane_share", 100, "% of time"),
-        ("Red lights run", "red_lights", 1, "per drive"),
-        ("Fallback", "fallback_share", 100, "% of plan periods"),
-        ("Mean speed", "mean_speed", 3.6, "km/h"),
-        ("Strongest acceleration", "max_acceleration", 1, "m/s²"),
-        ("Plan time, median", "plan_p50_s", 1e3, "ms"),
-        ("Plan time, p99", "plan_p99_s", 1e3, "ms"),
-        ("Draft tokens accepted", "acceptance", 100, "%"),
-        ("Forwards per plan", "forwards_per_plan", 1, ""),
-        ("Time per forward", "ms_per_forward", 1, "ms"),
-        ("Value tokens per cycle", "value_tokens_per_cycle", 1, ""),
-    ]
-    head = "".join(f'<th class="{"mine" if p == main else ""}">{escape(p)}</th>' for p in planners)
-    lines = "".join(
-        f"<tr><th>{label}{f' <small>{unit}</small>' if unit else ''}</th>"
-        + "".join(f'<td class="{"mine" if p == main else ""}">{_cell(by[p].get(key), factor)}</td>' for p in planners)
-        + "</tr>"
-        for label, key, factor, unit in rows
-        if any(key in by[p] for p in planners)
-    )
-    scenarios = sorted({m.scenario for m in metrics})
-    scores = ""
-    for scenario in scenarios:
-        cells = (
-            _score_cell([m for m in metrics if m.scenario == scenario and m.planner == p], p == main) for p in planners
-        )
-        scores += f"<tr><th>{escape(plain(scenario))}</th>{''.join(cells)}</tr>"
-    note = "Means over scenarios; brackets hold the 95 % bootstrap interval, resampled by scenario."
-    few = " With fewer than five scenarios such intervals say little." if len(scenarios) < 5 else ""
-    alone = "" if len(planners) > 1 else " No baseline was driven in this run."
-    return (
-        f'<section id="compare"><h2>Beside the baselines</h2><p class="muted">{note}{few}{alone}</p>'
-        f'<div class="scroll"><table class="compare"><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div><h4>Driving score by scenario</h4>"
-        f'<div class="scroll"><table class="compare scores"><thead><tr><th></th>{head}</tr></thead>'
-        f"<tbody>{scores}</tbody></table></div></section>"
-    )
 
 
 def _speed(entries: Sequence[Entry]) -> str:
@@ -279,28 +258,6 @@ def _definitions() -> str:
 # --- small parts ---
 
 
-def _cell(estimate: Estimate | None, factor: float) -> str:
-    if estimate is None:
-        return '<span class="muted">&ndash;</span>'
-    value, low, high = (factor * v for v in (estimate.mean, estimate.low, estimate.high))
-    if value == low == high == 0.0:
-        return "0"
-    digits = 0 if max(abs(value), abs(high)) >= 100 else 1 if max(abs(value), abs(high)) >= 1 else 2
-    interval = "" if high - low < 1e-9 else f" <small>[{low:.{digits}f}, {high:.{digits}f}]</small>"
-    return f"{value:.{digits}f}{interval}"
-
-
-def _score_cell(drives: Sequence[Metrics], mine: bool) -> str:
-    if not drives:
-        return '<td class="muted">&ndash;</td>'
-    value = float(np.mean([m.driving_score for m in drives]))
-    ends = ", ".join(sorted({m.end_reason.replace("_", " ") for m in drives}))
-    return (
-        f'<td class="score{" mine" if mine else ""}"><i style="width:{value:.0f}%"></i><b>{value:.0f}</b> '
-        f"<small>{escape(ends)}</small></td>"
-    )
-
-
 def _main_planner(entries: Sequence[Entry]) -> str:
     names = [entry.metrics.planner for entry in entries]
     return next((name for name in names if name not in BASELINES), names[0])
@@ -308,26 +265,31 @@ def _main_planner(entries: Sequence[Entry]) -> str:
 
 def _title(main: str, mine: Sequence[Entry]) -> str:
     n = len({entry.metrics.scenario for entry in mine})
-    return f"{main} drove {n} scenario{'s' if n != 1 else ''} by itself"
+    words = f"{main} drove {n} scenario{'s' if n != 1 else ''}"
+    died = sum(entry.log is not None and planner_death(entry.log) is not None for entry in mine)
+    if not died:
+        return f"{words} by itself"
+    return f"{words} until it died" if died == len(mine) else f"{words} and died in {died} of them"
 
 
-def _summary(entries: Sequence[Entry]) -> dict[str, Any]:
+def _expert_beside(entry: Entry, entries: Sequence[Entry]) -> StepLog | None:
+    """The expert's log of the same scenario and seed, unless the entry is the expert's own."""
+    m = entry.metrics
+    if m.planner == "expert":
+        return None
+    pairs = ((other.metrics, other.log) for other in entries)
+    return next((log for n, log in pairs if (n.planner, n.scenario, n.seed) == ("expert", m.scenario, m.seed)), None)
+
+
+def _summary(entries: Sequence[Entry], title: str, main: str) -> dict[str, Any]:
     metrics = [entry.metrics for entry in entries]
     planners = sorted({m.planner for m in metrics})
     return {
+        "title": title,
+        "planner": main,
         "drives": [asdict(m) for m in metrics],
         "planners": {
             p: {key: asdict(value) for key, value in aggregate([m for m in metrics if m.planner == p]).items()}
             for p in planners
         },
     }
-
-
-def _write(path: Path, text: str) -> Path:
-    """Atomically, readable by all."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as out:
-        out.write(text)
-    os.chmod(name, 0o644)
-    os.replace(name, path)
-    return path

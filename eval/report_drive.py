@@ -7,18 +7,26 @@ from base64 import b64encode
 from html import escape
 from typing import Any
 
-from efficientgen.eval.charts import milliseconds, timeline
+from efficientgen.eval.canvas import SOURCE_COLOUR, css
+from efficientgen.eval.charts import milliseconds
+from efficientgen.eval.drive_charts import over_time
+from efficientgen.eval.happenings import happenings
 from efficientgen.eval.metrics import Metrics
+from efficientgen.eval.report_tables import BASELINES, plain
 from efficientgen.eval.step_log import StepLog
 from efficientgen.eval.video import Video
 from efficientgen.eval.words import SOURCE_WORDS, ending, planner_death, words_of
 from efficientgen.perception.types import NS, Plan
 
-BASELINES = ("constant-velocity", "expert")  # they look at no pixels; ordered after the planners in tables
+MAX_ROWS = 200  # of the fault timeline
 
 
-def article(log: StepLog, metrics: Metrics, video: Video) -> str:
-    """The section of one drive: outcome, video, timeline, figures, words and facts."""
+def article(log: StepLog, metrics: Metrics, video: Video, expert: StepLog | None = None) -> str:
+    """The section of one drive: outcome, video, words, plots over time, what safety did, and facts.
+
+    Args:
+        expert: the expert's drive of the same scenario and seed, to be drawn beside it.
+    """
     badge, mood = _outcome(log, metrics)
     figures = [
         (f"{metrics.driving_score:.0f}", "score"),
@@ -38,15 +46,11 @@ def article(log: StepLog, metrics: Metrics, video: Video) -> str:
         f'<h3>{escape(plain(log.scenario))}</h3><p class="muted">{escape(place)}</p></div>'
         f'<span class="badge {mood}">{escape(badge)}</span></div><p class="ending">{escape(ending(log))}</p>'
         f'<video controls muted playsinline preload="auto" width="{video.width}" height="{video.height}" '
-        f'poster="{poster}" src="{source}"></video>{timeline(log)}'
+        f'poster="{poster}" src="{source}"></video>'
         f'<dl class="figures">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for v, k in figures)}</dl>'
-        f"{_words(log)}{_drive_facts(log, metrics)}</article>"
+        f"{_words(log)}<h4>Over time</h4>{over_time(log, expert)}{_caption(log, expert)}"
+        f"{_happened(log)}{_drive_facts(log, metrics)}</article>"
     )
-
-
-def plain(name: str) -> str:
-    """An identifier as people write it."""
-    return name.replace("_", " ").replace("-", " ")
 
 
 def _words(log: StepLog) -> str:
@@ -73,6 +77,44 @@ def _words(log: StepLog) -> str:
         f"<details><summary>The answer as written</summary><pre></pre></details></div>"
         f'<script type="application/json" class="said">{data}</script>'
     )
+
+
+def _caption(log: StepLog, expert: StepLog | None) -> str:
+    """What the plots do not say by themselves."""
+    words = ["Click or drag in the plots to move the video."]
+    if log.planner not in BASELINES:
+        words.append(
+            {
+                "sync": "Sync mode: the world waits for every plan, so late ones cost wall time, not driving time.",
+                "latency": "Latency mode: every plan takes effect a fixed time after its pictures.",
+                "realtime": "Real time: a plan that misses its deadline is replaced by safety's fallback.",
+            }.get(log.mode, "")
+        )
+    if expert is not None:
+        words.append("The expert (blue) drove the same scenario and seed, with the simulator's truth before its eyes.")
+    return f'<p class="caption">{escape(" ".join(filter(None, words)))}</p>'
+
+
+def _happened(log: StepLog) -> str:
+    """The fault timeline in words: events and what safety did about them."""
+    told = happenings(log)
+    if not told:
+        return (
+            '<h4>Faults and what safety did</h4><p class="caption">Nothing to report: no event, '
+            "and every plan came, was valid, and was followed.</p>"
+        )
+    rows = []
+    for h in told[:MAX_ROWS]:
+        when = f"{h.start_s:.1f} s" if h.end_s - h.start_s < 0.05 else f"{h.start_s:.1f}–{h.end_s:.1f} s"
+        colour = css(SOURCE_COLOUR[h.source]) if h.source is not None else ""
+        dot = f'<i class="dot" style="--c:{colour}"></i>' if colour else '<i class="event"></i>'
+        times = f" <small>{h.count} times</small>" if h.source is None and h.count > 1 else ""
+        rows.append(
+            f'<li data-t="{h.start_s:.2f}"><span>{when}</span><span>{dot}{escape(h.what)}{times}</span>'
+            f"<span>{escape(h.words[:240])}</span></li>"
+        )
+    more = f'<p class="caption">{len(told) - MAX_ROWS} more.</p>' if len(told) > MAX_ROWS else ""
+    return f'<h4>Faults and what safety did</h4><ol class="happened">{"".join(rows)}</ol>{more}'
 
 
 def _outcome(log: StepLog, metrics: Metrics) -> tuple[str, str]:
@@ -102,12 +144,9 @@ def _drive_facts(log: StepLog, metrics: Metrics) -> str:
         "transport": f"{log.transport}, {log.mode}" + ("" if log.deterministic else ", not deterministic"),
         "world": log.world + (f", {log.notes['renderer']}" if log.notes.get("renderer") else ""),
         "processes": ", ".join(f"{name} {pid}" for name, pid in pids.items()) if isinstance(pids, dict) else str(pids),
+        "deadline misses": str(log.notes.get("deadline_misses") or ""),
         "poses sha256": metrics.pose_sha256[:16],
     }
-    for event in log.notes.get("events", [])[:4]:
-        if isinstance(event, dict):
-            when = f"event at {event.get('stamp_ns', 0) / NS:.1f} s"
-            rows[when] = str(event.get("text", event.get("kind", "")))[:160]
     cells = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in rows.items() if v)
     return f'<details class="more"><summary>Facts of this drive</summary><dl>{cells}</dl></details>'
 

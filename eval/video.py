@@ -7,6 +7,7 @@ without licensed codecs, and costs one core about 10 ms a picture.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ ZOOM = 2
 GAP = 8
 PANEL_WIDTH = 432
 LOWER_HEIGHT = 448
+STILL_BYTES = 250_000
 ORDER = ("FRONT_LEFT", "FRONT", "FRONT_RIGHT")
 
 
@@ -53,83 +55,154 @@ def render(log: StepLog, town: Any = None) -> Video:
     """
     import av  # the encoder, needed here only
 
-    total = sum(len(step.ticks) for step in log.steps)
-    if not total:
-        raise ValueError("a drive without ticks has nothing to show")
+    scene = Scene(log, town)
     buffer = io.BytesIO()
-    poster: Image.Image | None = None
     best = poster_tick(log)
+    still = b""
     with av.open(buffer, "w", format="webm") as container:
-        stream: Any = None
-        for k, picture in enumerate(pictures(log, town)):
-            if stream is None:
-                options = {"deadline": "realtime", "cpu-used": "14", "crf": "24", "qmax": "44", "threads": "1"}
-                stream = container.add_stream("libvpx", rate=FPS, options=options)
-                stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, "yuv420p"
-                stream.bit_rate = 1_500_000
-                stream.gop_size = 2 * FPS  # seeking lands quickly
+        options = {"deadline": "realtime", "cpu-used": "14", "crf": "24", "qmax": "44", "threads": "1"}
+        stream: Any = container.add_stream("libvpx", rate=FPS, options=options)
+        stream.width, stream.height, stream.pix_fmt = *scene.size, "yuv420p"
+        stream.bit_rate = 1_500_000
+        stream.gop_size = 2 * FPS  # seeking lands quickly
+        for k, picture in enumerate(scene.pictures()):
             if k == best:
-                poster = picture.copy()
+                still = jpeg(picture)
             for packet in stream.encode(av.VideoFrame.from_image(picture)):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
-        size = (stream.width, stream.height)
-    still = io.BytesIO()
-    assert poster is not None
-    poster.save(still, "JPEG", quality=82)
-    return Video(buffer.getvalue(), "video/webm", *size, total / FPS, still.getvalue())
+    return Video(buffer.getvalue(), "video/webm", *scene.size, len(scene.ticks) / FPS, still)
+
+
+def still(log: StepLog, town: Any = None, at_s: float | None = None) -> bytes:
+    """One picture of the video as JPEG of at most `STILL_BYTES`.
+
+    Args:
+        at_s: drive time, s; by default the moment that stands for the drive (`poster_tick`).
+
+    Raises:
+        ValueError: the drive has no ticks.
+    """
+    scene = Scene(log, town)
+    k = poster_tick(log)
+    if at_s is not None:
+        k = min(range(len(scene.ticks)), key=lambda i: abs(scene.stamp_ns(i) - at_s * NS))
+    return jpeg(scene.draw(k))
+
+
+def jpeg(picture: Image.Image, limit: int = STILL_BYTES) -> bytes:
+    """The picture as JPEG, in the best of a few qualities that keeps it below `limit` bytes."""
+    data = b""
+    for quality in (90, 85, 80, 70, 60, 45, 30):
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=quality, optimize=True)
+        data = buffer.getvalue()
+        if len(data) <= limit:
+            break
+    return data
 
 
 def poster_tick(log: StepLog) -> int:
-    """Index of the tick that stands for the drive: soon after the hand-over, among those the fastest."""
-    ticks = [tick for step in log.steps for tick in step.ticks]
-    first = next((k for k, tick in enumerate(ticks) if tick.stamp_ns >= log.handover_ns), 0)
-    chosen = range(min(first + 5, len(ticks) - 1), min(first + 120, len(ticks)))
-    return max(chosen, key=lambda k: (ticks[k].ego.speed + 0.3 * len(ticks[k].actors) ** 0.5, -k), default=0)
+    """Index of the tick that stands for the drive: after the hand-over, where much is going on.
 
-
-def pictures(log: StepLog, town: Any = None) -> Iterator[Image.Image]:
-    """One RGB picture per tick, all of one size with even sides."""
-    if town is None:
-        from efficientgen.worldsim.town import load_town  # reads map files
-
-        town = load_town(log.town)
-    shown = next((step.frames for step in log.steps if step.frames is not None and step.frames.cameras), None)
-    names = [] if shown is None else _ordered(list(shown.cameras))
-    shapes = [shown.cameras[name][0].image.shape for name in names] if shown is not None else []
-    tiles = [(ZOOM * shape[1], ZOOM * shape[0]) for shape in shapes]
-    width = sum(w for w, _ in tiles) + GAP * max(len(tiles) - 1, 0) if tiles else 1344
-    width -= width % 2
-    top = max((h for _, h in tiles), default=-GAP) + GAP
-    height = (top + LOWER_HEIGHT) // 2 * 2
-    bev = BirdsEye(town, log.route, (width - PANEL_WIDTH - GAP, LOWER_HEIGHT))
-    last_plan: Plan | None = None
+    That is where the followed path bends most (up to 8 m aside), the car moves, and others are near.
+    """
+    best, chosen, index = -math.inf, 0, 0
     for step in log.steps:
-        last_plan = step.plan or last_plan
-        expert = step.stamp_ns < log.handover_ns
-        panel = _panel(step, words_of(step.plan) if step.plan is not None else words_of(last_plan), expert)
-        rollouts = _rollouts(step)
-        colour = SOURCE_COLOUR[step.verdict.source]
-        for k, tick in enumerate(step.ticks):
-            picture = Image.new("RGB", (width, height), NIGHT)
-            path = remaining(step.verdict.trajectory, tick.stamp_ns)
-            path = np.vstack([[[tick.ego.x, tick.ego.y]], path[1:]])
-            left = 0
-            for name, (w, h) in zip(names, tiles, strict=True):
-                frame = _frame_at(step, name, k)
-                if frame is not None:
-                    picture.paste(_camera(frame, (w, h), path, tick, colour, rollouts), (left, 0))
-                left += w + GAP
-            picture.paste(bev.draw(tick, path, colour, rollouts), (0, top))
-            picture.paste(_live(panel, tick, log), (width - PANEL_WIDTH, top))
-            yield picture
+        bend = _bend(step.verdict.trajectory.points)
+        for tick in step.ticks:
+            near = sum(math.hypot(a.x - tick.ego.x, a.y - tick.ego.y) < 25.0 for a in tick.actors)
+            worth = bend + 0.3 * min(tick.ego.speed, 8.0) + 0.5 * min(near, 6)
+            worth -= 0.0 if tick.stamp_ns > log.handover_ns else 100.0
+            if worth > best:
+                best, chosen = worth, index
+            index += 1
+    return chosen
+
+
+def _bend(points: F64) -> float:
+    """How far aside of its first direction a path goes, m, at most 8."""
+    along = points[1:] - points[0]
+    far = np.flatnonzero(np.hypot(along[:, 0], along[:, 1]) > 1.0)
+    if not len(far):
+        return 0.0
+    first = along[far[0]] / np.hypot(*along[far[0]])
+    return float(np.abs(along[:, 0] * first[1] - along[:, 1] * first[0]).max().clip(0.0, 8.0))
+
+
+class Scene:
+    """The pictures of one drive, one per tick, all of one size with even sides.
+
+    Args:
+        log: the drive.
+        town: its `TownMap`, loaded by the log's name unless given.
+
+    Raises:
+        ValueError: the drive has no ticks.
+    """
+
+    def __init__(self, log: StepLog, town: Any = None) -> None:
+        if town is None:
+            from efficientgen.worldsim.town import load_town  # reads map files
+
+            town = load_town(log.town)
+        self._log = log
+        self.ticks = [(i, k) for i, step in enumerate(log.steps) for k in range(len(step.ticks))]
+        if not self.ticks:
+            raise ValueError("a drive without ticks has nothing to show")
+        shown = next((step.frames for step in log.steps if step.frames is not None and step.frames.cameras), None)
+        self._names = [] if shown is None else _ordered(list(shown.cameras))
+        shapes = [shown.cameras[name][0].image.shape for name in self._names] if shown is not None else []
+        self._tiles = [(ZOOM * shape[1], ZOOM * shape[0]) for shape in shapes]
+        width = sum(w for w, _ in self._tiles) + GAP * max(len(self._tiles) - 1, 0) if self._tiles else 1344
+        self._top = max((h for _, h in self._tiles), default=-GAP) + GAP
+        self.size = (width - width % 2, (self._top + LOWER_HEIGHT) // 2 * 2)
+        self._bev = BirdsEye(town, log.route, (self.size[0] - PANEL_WIDTH - GAP, LOWER_HEIGHT))
+        self._plans: list[Plan | None] = []  # the last one said, per step
+        for step in log.steps:
+            self._plans.append(step.plan or (self._plans[-1] if self._plans else None))
+        self._panel: tuple[int, Image.Image] | None = None  # of one step: all its ticks share it
+
+    def stamp_ns(self, index: int) -> int:
+        """The stamp of a tick."""
+        i, k = self.ticks[index]
+        return self._log.steps[i].ticks[k].stamp_ns
+
+    def pictures(self) -> Iterator[Image.Image]:
+        """All pictures in order."""
+        return (self.draw(index) for index in range(len(self.ticks)))
+
+    def draw(self, index: int) -> Image.Image:
+        """The RGB picture of one tick."""
+        i, k = self.ticks[index]
+        step, tick = self._log.steps[i], self._log.steps[i].ticks[k]
+        picture = Image.new("RGB", self.size, NIGHT)
+        path = remaining(step.verdict.trajectory, tick.stamp_ns)
+        path = np.vstack([[[tick.ego.x, tick.ego.y]], path[1:]])
+        rollouts, colour = _rollouts(step), SOURCE_COLOUR[step.verdict.source]
+        left = 0
+        for name, (w, h) in zip(self._names, self._tiles, strict=True):
+            frame = _frame_at(step, name, k)
+            if frame is not None:
+                picture.paste(_camera(frame, (w, h), path, tick, colour, rollouts), (left, 0))
+            left += w + GAP
+        picture.paste(self._bev.draw(tick, path, colour, rollouts), (0, self._top))
+        picture.paste(_live(self._panel_of(i), tick), (self.size[0] - PANEL_WIDTH, self._top))
+        return picture
+
+    def _panel_of(self, i: int) -> Image.Image:
+        if self._panel is None or self._panel[0] != i:
+            step = self._log.steps[i]
+            expert = step.stamp_ns < self._log.handover_ns
+            self._panel = (i, _panel(step, words_of(self._plans[i]), expert))
+        return self._panel[1]
 
 
 def _camera(
     frame: CameraFrame, size: tuple[int, int], path: F64, tick: OracleFrame, colour: Colour, rollouts: list[F64]
 ) -> Image.Image:
-    image = Image.fromarray(frame.image).resize(size, Image.Resampling.BILINEAR)
+    image = Image.fromarray(frame.image).resize(size, Image.Resampling.BICUBIC)
     draw_path(image, frame, path, tick.ego, colour, rollouts)
     label = frame.name.replace("_", " ")
     draw = ImageDraw.Draw(image)
@@ -189,11 +262,20 @@ def _panel(step: Step, words: Words, expert: bool) -> Image.Image:
         draw.text((26, y), line, ink, font(18))
         y += 25
     if words.meta:
-        draw.text((26, min(y + 6, LOWER_HEIGHT - 30)), words.meta, MUTED, font(16))
+        draw.text((26, min(y + 6, LOWER_HEIGHT - 60)), words.meta, MUTED, font(16))
+    if step.plan is not None and len(step.plan.rollouts) > 1:
+        draw.text((26, LOWER_HEIGHT - 30), _spread_words(step.plan), MUTED, font(15))
     return image
 
 
-def _live(panel: Image.Image, tick: OracleFrame, log: StepLog) -> Image.Image:
+def _spread_words(plan: Plan) -> str:
+    words = f"{len(plan.rollouts)} rollouts"
+    if len(plan.spread_m) and len(plan.spread_m) == len(plan.times_s):
+        words += f", spread {plan.spread_m[-1]:.1f} m after {plan.times_s[-1]:.0f} s"
+    return words
+
+
+def _live(panel: Image.Image, tick: OracleFrame) -> Image.Image:
     """The panel with speed and time of one tick."""
     image = panel.copy()
     draw = ImageDraw.Draw(image)

@@ -83,8 +83,11 @@ def within_lane(log: StepLog, ego: EgoState, tolerance_m: float = 0.1) -> bool:
 
 
 def planner_death(log: StepLog) -> int | None:
-    """The stamp from which on no plan came any more, to the drive's end; None if the planner lived."""
-    after = [step for step in log.steps if step.stamp_ns >= log.handover_ns]
+    """The stamp from which on no plan came any more, to the drive's end; None if the planner lived.
+
+    Steps at which a planner was still busy and was not asked (latency mode) say nothing about its health.
+    """
+    after = [step for step in log.steps if step.stamp_ns >= log.handover_ns and getattr(step, "asked", True)]
     silent = 0
     while silent < len(after) and after[-1 - silent].plan is None:
         silent += 1

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from efficientgen import share
 from efficientgen.planning.load import CONSTANT_VELOCITY, DEFAULT, EXPERT, load_planner, model_directory
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from efficientgen.worldsim.scenario import Scenario
 
 DEFAULT_SCENARIOS = ("maple_right", "birch_people")
+LAYOUT = "launch/foxglove/drive.json"
 MODES, WORLDS = ("sync", "latency", "realtime"), ("reference",)
 ROS_MODES = ("sync", "realtime")
 
@@ -46,11 +48,18 @@ def drive_command(
         bool, typer.Option("--baselines/--no-baselines", help="Also drive expert and constant velocity.")
     ] = True,
     runs: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    picture: Annotated[
+        Path | None, typer.Option(help="Also write a still of the first drive here (JPEG, at most 250 kB).")
+    ] = None,
+    live: Annotated[bool, typer.Option("--live", help="Serve the drives for Foxglove while they run.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of --live, on this host.")] = 8765,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Drive scenarios in closed loop over ROS 2 and write a report with video."""
-    from efficientgen.eval.report import Entry, write_report  # these load video and map readers
+    from efficientgen.eval.report import STILL, Entry, write_bytes, write_report  # these load video and map readers
+    from efficientgen.eval.run_index import write_index
     from efficientgen.worldsim.scenario import load_scenario
+    from efficientgen_ros.live import require_sdk
 
     _check(mode, MODES, "--mode")
     _check(world, WORLDS, "--world")
@@ -62,32 +71,50 @@ def drive_command(
         raise typer.BadParameter("--mode realtime needs the ROS 2 graph: leave --in-process out")
     if planner not in (EXPERT, CONSTANT_VELOCITY):
         model_directory(planner, checkpoint)
+    if live and in_process:
+        raise typer.BadParameter("--live shows ROS 2 messages, which --in-process does not send; leave one out")
+    if live:
+        require_sdk()
     scenarios = [load_scenario(name) for name in scenario or DEFAULT_SCENARIOS]
     run = runs / datetime.now().strftime("%Y%m%d-%H%M%S")
     console = Console(stderr=as_json)
     where = "in this process" if in_process else "ROS 2 nodes in separate processes"
     console.print(f"[bold]{planner}[/] drives {len(scenarios)} scenarios, {where}, {mode}")
+    if live:
+        console.print(f"live: open ws://localhost:{port} in Foxglove (layout: {share(LAYOUT)})", soft_wrap=True)
+    tuning: dict[str, Any] = {"recorder": {"live_port": port}} if live else {}
     entries: list[Entry] = []
     with _progress(console) as progress:
         for each in scenarios:
             if in_process:
                 log = _drive_here(each, seed, planner, checkpoint, latency, progress)
             else:
-                log = _drive_ros(each, seed, planner, checkpoint, world, mode, kill_planner_at, run, progress)
+                log = _drive_ros(each, seed, planner, checkpoint, world, mode, kill_planner_at, run, tuning, progress)
             entries.append(Entry(_keep(log, run), log))
             for other in (EXPERT, CONSTANT_VELOCITY) if baselines else ():
                 if other != planner:
-                    entries.append(Entry(_keep(_drive_plain(each, seed, other, progress), run), None, show=False))
+                    beside = _drive_plain(each, seed, other, progress)
+                    entries.append(Entry(_keep(beside, run), beside, show=False))
         task = progress.add_task("report", total=None)
         page = write_report(entries, run, progress=lambda words: progress.update(task, description=words))
+        index = write_index(runs)
         progress.remove_task(task)
+    if picture is not None:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(picture, (run / STILL).read_bytes())
     if as_json:
-        print(json.dumps({"report": str(page), "drives": [asdict(e.metrics) for e in entries]}, indent=1))
+        print(
+            json.dumps(
+                {"report": str(page), "index": str(index), "drives": [asdict(e.metrics) for e in entries]}, indent=1
+            )
+        )
         return
     console.print(_table([e.metrics for e in entries]))
     for line in _events([e.log for e in entries if e.log is not None]):
         console.print(line)
-    console.print(f"report: [bold]{page}[/]   (open it in a browser)", soft_wrap=True)
+    if not in_process:
+        console.print(f"recordings: {run}/*/drive.mcap   (Foxglove; layout: {share(LAYOUT)})", soft_wrap=True)
+    console.print(f"report: [bold]{page}[/]   (open it in a browser; all runs: {index})", soft_wrap=True)
 
 
 def bringup_command(
@@ -111,7 +138,7 @@ def bringup_command(
         task = progress.add_task(f"{scenario} · {planner}", total=None)
         log = drive_ros(scenario, seed, planner, checkpoint, world, mode, record_dir, on_step=_ticker(progress, task))
     console.print(_table([score(log)]))
-    console.print(f"recorded: {record_dir / 'drive.mcap'}", soft_wrap=True)
+    console.print(f"recorded: {record_dir / 'drive.mcap'}   (Foxglove; layout: {share(LAYOUT)})", soft_wrap=True)
 
 
 def _drive_here(
@@ -149,6 +176,7 @@ def _drive_ros(
     mode: str,
     kill_planner_at: float | None,
     run: Path,
+    tuning: dict[str, Any],
     progress: Progress,
 ) -> StepLog:
     """The same over ROS 2."""
@@ -167,6 +195,7 @@ def _drive_ros(
         keep_frames=True,
         on_step=_ticker(progress, task),
         chaos=None if kill_planner_at is None else ("planner", kill_planner_at),
+        tuning=tuning,
     )
     _done(log, scenario, began, progress, task)
     return log

@@ -5,12 +5,14 @@ const COLOURS = { expert: "#6a9cff", nominal: "#2ed3a2", shifted: "#f5c442", bra
 for (const drive of document.querySelectorAll(".drive")) {
   const video = drive.querySelector("video");
   const line = drive.querySelector(".timeline");
-  const plot = line.querySelector(".plot");
+  const plot = line.querySelector(".cursor");
   const head = line.querySelector(".playhead");
   const now = drive.querySelector(".now");
   const list = drive.querySelector(".all");
   const raw = drive.querySelector("pre");
   const said = JSON.parse(drive.querySelector(".said").textContent);
+  const series = JSON.parse(drive.querySelector(".series").textContent);
+  const outputs = line.querySelectorAll("output");
   const t0 = Number(drive.dataset.t0), from = Number(line.dataset.from), to = Number(line.dataset.to);
   const items = [];
   let shown = -1;
@@ -37,7 +39,16 @@ for (const drive of document.querySelectorAll(".drive")) {
     items.push([k, item]);
   });
 
+  // The value of each line at the playhead: its last sample, or a dash where it has none.
+  const readout = (t) => series.forEach((one, k) => {
+    let low = 0, high = one.t.length;
+    while (low < high) { const middle = (low + high) >> 1; if (one.t[middle] <= t + 1e-6) low = middle + 1; else high = middle; }
+    const value = low ? one.v[low - 1] : null;
+    outputs[k].textContent = value === null ? "\u2013" : value.toFixed(one.digits).replace(/^-(0\.?0*)$/, "$1");
+  });
+
   function update(t) {
+    readout(t);
     head.style.left = (100 * Math.min(1, Math.max(0, (t - from) / (to - from)))) + "%";
     let k = said.length - 1;
     while (k > 0 && said[k].t >= t - 1e-6) k -= 1;  // the decision at t moves the car from t on, so its ticks are later
@@ -66,6 +77,11 @@ for (const drive of document.querySelectorAll(".drive")) {
     }
   }
 
+  for (const item of drive.querySelectorAll(".happened li")) {
+    item.addEventListener("click", () => { mine = false; video.pause(); seek(Number(item.dataset.t)); });
+  }
+  let mine = true;  // we may start and stop the video, until the viewer takes over
+
   const pick = (event) => {
     const box = plot.getBoundingClientRect();
     seek(from + (to - from) * Math.min(1, Math.max(0, (event.clientX - box.left) / box.width)));
@@ -82,7 +98,6 @@ for (const drive of document.querySelectorAll(".drive")) {
   update(t0);
 
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches && "IntersectionObserver" in window) {
-    let mine = true;  // until the viewer takes over
     let ours = false;
     video.addEventListener("pause", () => { if (!ours && !video.ended) mine = false; ours = false; });
     new IntersectionObserver(([entry]) => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,20 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from efficientgen.eval import words
 from efficientgen.eval.bev import BirdsEye
-from efficientgen.eval.metrics import score
+from efficientgen.eval.drive_charts import over_time
+from efficientgen.eval.happenings import happenings
+from efficientgen.eval.metrics import aggregate, score
 from efficientgen.eval.overlay import draw_path, remaining, to_ego, to_map
 from efficientgen.eval.report import Entry, write_report
+from efficientgen.eval.report_tables import ROWS, comparison
 from efficientgen.eval.step_log import StepLog
-from efficientgen.eval.video import pictures, render
+from efficientgen.eval.video import STILL_BYTES, Scene, jpeg, poster_tick, render, still
 from efficientgen.perception.rig import NANO_RIG
-from efficientgen.perception.types import CameraFrame, Plan
+from efficientgen.perception.types import CameraFrame, Plan, Source
 from tests.eval.synthetic import FakeOracle, ego_at
 
 
@@ -67,6 +72,83 @@ def test_report_needs_no_logs(tmp_path: Path, log: StepLog, oracle: FakeOracle):
         write_report([], tmp_path)
 
 
+def test_drives_are_plotted_beside_the_experts(tmp_path: Path, log: StepLog, oracle: FakeOracle):
+    """The expert's line is there only with its log of this very scenario and seed, and ends with this drive."""
+    m = score(log, oracle.town)
+    expert = replace(log, planner="expert", steps=log.steps[:20])
+
+    def series(*beside: Entry) -> list[dict]:
+        held = write_report([Entry(m, replace(log, steps=log.steps[:14])), *beside], tmp_path, town=oracle.town)
+        text = re.search(r'class="series">(.*?)</script>', held.read_text(encoding="utf-8"))
+        assert text
+        return json.loads(text[1])
+
+    alone = series(Entry(replace(m, planner="expert", seed=9), expert, show=False))
+    beside = series(Entry(replace(m, planner="expert"), expert, show=False))
+    assert len(beside) == len(alone) + 3, "speed, acceleration, offset"
+    ticks = [log.start, *(tick for step in log.steps[:14] for tick in step.ticks)]
+    assert beside[0]["v"] == pytest.approx([3.6 * tick.ego.speed for tick in ticks], abs=1e-3)
+    assert beside[0]["t"] == beside[1]["t"] == pytest.approx([tick.stamp_ns / 1e9 for tick in ticks])
+
+
+def test_plots_show_what_the_plans_cost(log: StepLog):
+    page = over_time(log)
+    for told in ("Time for a plan", "deadline: plan period, 0.4 s", "vision", "decode", "Draft tokens accepted",
+                  "Value tokens per cycle", "Spread of rollouts after 5 s", "5 rollouts"):  # fmt: skip
+        assert told in page
+    series = json.loads(re.search(r'class="series">(.*?)</script>', page)[1])  # type: ignore[index]
+    steps = [step for step in log.steps if step.stamp_ns >= log.handover_ns and step.plan]
+    shares = [100 * step.plan.stats.accepted / step.plan.stats.drafted for step in steps if step.plan]
+    assert any(one["v"] == pytest.approx(shares, abs=1e-3) for one in series)
+    bare = replace(log, steps=tuple(replace(step, plan=None) for step in log.steps))
+    assert "Time for a plan" not in over_time(bare), "a plot without anything to show is left out"
+
+
+def test_a_plan_far_too_long_does_not_flatten_the_others(log: StepLog):
+    late = replace(log.steps[-3], plan_wall_s=30.0)
+    page = over_time(replace(log, steps=(*log.steps[:-3], late, *log.steps[-2:])))
+    assert "1 cut at the top, the longest took 30.0 s" in page
+
+
+def test_faults_are_told_once_and_in_order(dead_log: StepLog):
+    kill = {"stamp_ns": 6 * 10**9, "kind": "chaos", "text": "kill -9 planner"}
+    stale = {"stamp_ns": 7 * 10**9, "until_ns": 8 * 10**9, "kind": "fault", "text": "stale <stamp>"}
+    held = replace(dead_log, notes=dead_log.notes | {"events": [*dead_log.notes["events"], stale, kill]})
+    told = happenings(held)
+    assert [h.start_s for h in told] == sorted(h.start_s for h in told)
+    assert (told[0].what, told[0].words) == ("injected", "kill -9 planner")
+    errors = [h for h in told if h.what == "planner error"]
+    assert sum(h.count for h in errors) == len(dead_log.notes["events"]) > len(errors) >= 1
+    assert [h.end_s - h.start_s for h in told if h.what == "injected fault"] == [1.0]
+    rungs = [h.source for h in told if h.source is not None]
+    assert rungs == [Source.SHIFTED, Source.BRAKE, Source.STOP]
+    page = over_time(held)
+    assert page.count('class="event"') == len([h for h in told if h.source is None]) and "stale &lt;stamp&gt;" in page
+
+
+def test_every_figure_of_a_drive_is_in_the_tables(log: StepLog, oracle: FakeOracle):
+    m = score(log, oracle.town)
+    table = comparison([m, replace(m, planner="expert")], m.planner)
+    labels = {row[0] for row in ROWS}
+    for key in set(aggregate([m])) - {"chunk_s", "deterministic"}:
+        assert (key in labels) != (f">{key}</th>" in table), f"{key}: in words, or under its own name"
+    assert "HD-Score" not in table or hasattr(m, "hd_score")
+
+
+def test_still_fits_and_shows_the_turn(log: StepLog, oracle: FakeOracle):
+    data = still(log, oracle.town)
+    picture = np.asarray(Image.open(io.BytesIO(data)), int)
+    assert len(data) <= STILL_BYTES and picture.shape[:2] == (680, 1360)
+    at = poster_tick(log)
+    scene = Scene(log, oracle.town)
+    assert scene.stamp_ns(at) > log.handover_ns
+    assert np.abs(picture - np.asarray(scene.draw(at), int)).mean() < 3.0
+    other = still(log, oracle.town, at_s=1.0)
+    assert np.abs(np.asarray(Image.open(io.BytesIO(other)), int) - np.asarray(scene.draw(9), int)).mean() < 3.0
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (680, 1360, 3), dtype=np.uint8))
+    assert len(jpeg(noise, 600_000)) <= 600_000
+
+
 def test_video_has_one_picture_per_tick(log: StepLog, oracle: FakeOracle):
     short = replace(log, steps=log.steps[9:14])
     video = render(short, oracle.town)
@@ -75,12 +157,12 @@ def test_video_has_one_picture_per_tick(log: StepLog, oracle: FakeOracle):
         assert container.streams.video[0].average_rate == 10
     assert len(frames) == 20 and video.seconds == 2.0
     assert frames[0].shape == (video.height, video.width, 3)
-    drawn = np.asarray(next(pictures(short, oracle.town)), int)
+    drawn = np.asarray(Scene(short, oracle.town).draw(0), int)
     assert np.abs(drawn - frames[0]).mean() < 6.0, "the encoder keeps the picture"
 
 
 def test_without_pictures_the_birds_eye_view_remains(dead_log: StepLog, oracle: FakeOracle):
-    picture = next(pictures(dead_log, oracle.town))
+    picture = Scene(dead_log, oracle.town).draw(0)
     assert picture.height == 448 and picture.width == 1344
 
 
@@ -113,6 +195,16 @@ def test_ribbon_lies_on_the_road_ahead():
     assert green[112:].sum() > 2000 and green[:112].sum() == 0, "below the horizon only"
     columns = np.flatnonzero(green[200])
     assert abs(columns.mean() - 223.5) < 1.5
+
+
+def test_rollouts_are_drawn_on_the_road_and_from_above(log: StepLog, oracle: FakeOracle):
+    step = next(step for step in log.steps if step.stamp_ns > log.handover_ns)
+    assert step.plan is not None and len(step.plan.rollouts) == 5
+    alone = replace(step, plan=replace(step.plan, rollouts=np.zeros((0, 0, 2)), spread_m=np.zeros(0)))
+    drawn, bare = (np.asarray(Scene(replace(log, steps=(s,)), oracle.town).draw(0), int) for s in (step, alone))
+    new = (np.abs(drawn - (255, 236, 196)).max(-1) < 70) & (np.abs(drawn - bare).max(-1) > 25)
+    assert new[:224].sum() > 40 and new[232:, :900].sum() > 40, "in the cameras, and in the bird's-eye view"
+    assert (drawn != bare)[232:, 928:].any(), "and the panel counts them"
 
 
 def test_remaining_starts_where_the_trajectory_is_now(log: StepLog):

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -78,3 +79,11 @@ def test_no_file_grows_past_its_one_reason():
     long = {str(p.relative_to(ROOT)): n for r in (*ROOMS, "efficientgen_ros") for p in modules(r)
             if (n := len(p.read_text().splitlines())) > 450}  # fmt: skip
     assert not long
+
+
+def test_package_xml_names_every_ros_package_that_is_imported():
+    declared = {element.text for element in ElementTree.parse(ROOT / "package.xml").iter("exec_depend")}
+    paths = [*modules("efficientgen_ros"), *(ROOT / "launch").glob("*.py")]
+    tops = {name.partition(".")[0] for path in paths for name in imported(path)}
+    ros = {top for top in tops if top in ("rclpy", "launch", "launch_ros") or top.endswith(("_msgs", "_interfaces"))}
+    assert ros and ros <= declared

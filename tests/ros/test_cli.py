@@ -1,6 +1,7 @@
 """The command line as a newcomer uses it: lists, errors with their remedy, a drive with a report."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,13 @@ pytest.importorskip("libsumo")
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": "300"}  # wide enough that no message is broken
     return subprocess.run(
-        [sys.executable, "-m", "efficientgen_ros.cli", *arguments], capture_output=True, text=True, timeout=240
+        [sys.executable, "-m", "efficientgen_ros.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
     )
 
 
@@ -30,6 +36,8 @@ def test_lists():
         (("drive", "nowhere"), "there are:"),
         (("drive", "--planner", "nobody"), "choose one of"),
         (("drive", "--checkpoint", "no/such/dir"), "does not exist"),
+        (("drive", "--live", "--in-process"), "leave one out"),
+        (("runs", "no/such/runs"), "`efficientgen drive` makes it"),
         (("eval", "closed-loop", "--scenario", "nowhere"), "there are:"),
         (("eval", "closed-loop", "--planner", "nobody"), "choose one of"),
         (("eval", "closed-loop", "--planner", "expert", "--mode", "latency"), "go together"),
@@ -84,9 +92,17 @@ def test_an_in_process_drive_ends_with_a_report(tmp_path: Path):
     pytest.importorskip("panda3d")
     scenario = tmp_path / "short.yaml"
     scenario.write_text(SHORT)
-    result = run("drive", str(scenario), "--in-process", "--runs", str(tmp_path / "runs"), "--json")
+    result = run("drive", str(scenario), "--in-process", "--runs", str(tmp_path / "runs"), "--picture",
+                 str(tmp_path / "pictures" / "still.jpg"), "--json")  # fmt: skip
     assert result.returncode == 0, result.stderr
     told = json.loads(result.stdout)
     page = Path(told["report"]).read_text()
     assert "<video" in page and "nano-ddrive" in page and "http://" not in page.replace("http://www.w3.org", "")
     assert {d["planner"] for d in told["drives"]} == {"nano-ddrive", "expert", "constant-velocity"}
+    assert 10_000 < (tmp_path / "pictures" / "still.jpg").stat().st_size <= 250_000
+    name = Path(told["report"]).parent.name
+    assert f'href="{name}/index.html"' in Path(told["index"]).read_text()
+
+    listed = json.loads(run("runs", str(tmp_path / "runs"), "--json").stdout)
+    assert [(r["name"], r["planners"][0], r["drives"]) for r in listed["runs"]] == [(name, "nano-ddrive", 1)]
+    assert not listed["skipped"]
