@@ -8,12 +8,9 @@ that 0.5.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-
-from efficientgen.eval.metrics import Estimate
 from efficientgen.eval.step_log import StepLog, all_ticks
 from efficientgen.planning.annotate import critical_objects
 from efficientgen.planning.expert import expert_plan
@@ -40,6 +37,11 @@ class Confusion:
         )
 
     @property
+    def asked(self) -> int:
+        """All plan stamps counted."""
+        return self.hits + self.misses + self.rejections + self.false_alarms
+
+    @property
     def scored(self) -> bool:
         """Whether both answers were right often enough to say something."""
         return min(self.hits + self.misses, self.rejections + self.false_alarms) >= NEEDED
@@ -52,9 +54,9 @@ class Confusion:
 
 
 def answers_of(log: StepLog) -> dict[str, Confusion]:
-    """One drive's counts per class, over the planner's own plans that answer the question."""
+    """One drive's counts per class, over the planner's own plans; empty for a planner that is not asked."""
     frames = {frame.stamp_ns: frame for frame in all_ticks(log)}
-    out = {name: Confusion() for name in CRITICAL_OBJECTS}
+    out: dict[str, Confusion] = {}
     for step in log.steps:
         said = {} if step.plan is None else step.plan.sections.get("critical_objects", {})
         if not said or step.stamp_ns < log.handover_ns or step.stamp_ns not in frames:
@@ -63,31 +65,11 @@ def answers_of(log: StepLog) -> dict[str, Confusion]:
         truth = critical_objects(frame, expert_plan(log.route, frame).sections)
         for name in CRITICAL_OBJECTS:
             there, told = truth[name] == "yes", said.get(name) == "yes"
-            out[name] += Confusion(there and told, there and not told, not (there or told), told and not there)
+            one = Confusion(there and told, there and not told, not (there or told), told and not there)
+            out[name] = out.get(name, Confusion()) + one
     return out
 
 
-def balanced_accuracy(
-    drives: Iterable[tuple[str, Mapping[str, Confusion]]], resamples: int = 1000, seed: int = 0
-) -> dict[str, Estimate]:
-    """Per class over (scenario, counts) of many drives, with 95 % intervals from resampling whole scenarios.
-
-    Classes that the truth hardly ever, or nearly always, shows are left out.
-    """
-    by: dict[str, dict[str, Confusion]] = {}
-    for scenario, counts in drives:
-        held = by.setdefault(scenario, dict.fromkeys(CRITICAL_OBJECTS, Confusion()))
-        by[scenario] = {name: held[name] + counts[name] for name in CRITICAL_OBJECTS}
-    scenarios = sorted(by)
-    rng = np.random.default_rng([seed, len(scenarios)])
-    picks = rng.integers(0, max(len(scenarios), 1), (resamples, len(scenarios)))
-    out: dict[str, Estimate] = {}
-    for name in CRITICAL_OBJECTS:
-        total = sum((by[s][name] for s in scenarios), Confusion())
-        if not total.scored:
-            continue
-        drawn = [sum((by[scenarios[i]][name] for i in pick), Confusion()).balanced_accuracy for pick in picks]
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        count = total.hits + total.misses + total.rejections + total.false_alarms
-        out[name] = Estimate(total.balanced_accuracy, float(low), float(high), count)
-    return out
+def pooled(counts: Iterable[Confusion]) -> Confusion:
+    """The sum."""
+    return sum(counts, start=Confusion())

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from efficientgen.eval.answers import Confusion, pooled
 from efficientgen.eval.metrics import Estimate, Metrics, aggregate, estimate, resampling
+from efficientgen.planning.schema import CRITICAL_OBJECTS
 
 
 class NothingInCommonError(ValueError):
@@ -94,6 +96,29 @@ def moves_off_rate(drives: Iterable[Metrics]) -> tuple[int, int]:
     """(prompt, all): how often planners moved off within 4 s of green, pooled over drives (they are few per drive)."""
     held = [m for m in drives if m.moves_off]
     return round(sum((m.moves_off_prompt or 0.0) * m.moves_off for m in held)), sum(m.moves_off for m in held)
+
+
+def balanced_accuracy(drives: Iterable[Metrics], resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
+    """Balanced accuracy of the answers on each critical object, over the pooled plan stamps of all drives.
+
+    Intervals resample whole scenarios.  Classes that the truth hardly ever, or nearly always, shows are left out.
+    """
+    by: dict[str, dict[str, Confusion]] = {}
+    for drive in drives:
+        held = by.setdefault(drive.scenario, {})
+        for name, counts in drive.answers.items():
+            held[name] = held.get(name, Confusion()) + Confusion(*counts)
+    scenarios = sorted(by)
+    out: dict[str, Estimate] = {}
+    for name in CRITICAL_OBJECTS:
+        each = [by[scenario].get(name, Confusion()) for scenario in scenarios]
+        total = pooled(each)
+        if not total.scored:
+            continue
+        picks = resampling(len(scenarios), name, resamples, seed)
+        drawn = np.array([pooled(each[i] for i in pick).balanced_accuracy for pick in picks])
+        out[name] = estimate(total.balanced_accuracy, drawn[~np.isnan(drawn)], total.asked)
+    return out
 
 
 def _values(drives: Iterable[Metrics], metric: str) -> dict[tuple[str, int], float]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import numpy as np
 
+from efficientgen.eval.answers import answers_of
 from efficientgen.eval.boxes import Contact, first_contact, minimum_distance
 from efficientgen.eval.comfort import comfort
 from efficientgen.eval.green_light import PROMPT_S, moves_off_delays
@@ -98,6 +99,7 @@ class Metrics:
     moves_off: int  # times the ego stood first at a red line that turned green
     moves_off_prompt: float | None  # share of them within 4 s
     moves_off_delays_s: tuple[float, ...]
+    answers: Mapping[str, tuple[int, int, int, int]]  # critical object -> hits, misses, rejections, false alarms
     plans: int
     missing_plans: int
     plan_p50_s: float | None
@@ -117,7 +119,8 @@ def metrics_from(held: Mapping[str, Any]) -> Metrics:
     names = {field.name for field in fields(Metrics)}
     if set(held) != names:
         raise MetricsFormatError(f"the metrics differ from this version's in {sorted(set(held) ^ names)}")
-    return Metrics(**{**held, "moves_off_delays_s": tuple(held["moves_off_delays_s"])})
+    answers = {name: tuple(counts) for name, counts in held["answers"].items()}
+    return Metrics(**{**held, "moves_off_delays_s": tuple(held["moves_off_delays_s"]), "answers": answers})
 
 
 def score(log: StepLog, town: Roads | None = None, vehicle: VehicleParams | None = None) -> Metrics:
@@ -204,6 +207,7 @@ def score(log: StepLog, town: Roads | None = None, vehicle: VehicleParams | None
         moves_off=len(delays),
         moves_off_prompt=sum(d <= PROMPT_S for d in delays) / len(delays) if delays else None,
         moves_off_delays_s=delays,
+        answers={name: astuple(counts) for name, counts in answers_of(log).items()},
         plans=len(plans),
         missing_plans=sum(step.asked for step in steps) - len(plans),
         plan_p50_s=float(np.percentile(walls, 50)) if walls else None,

@@ -15,6 +15,7 @@ from efficientgen.eval.compare import (
     Comparison,
     NothingInCommonError,
     aggregate_by,
+    balanced_accuracy,
     compare,
     moves_off_rate,
     with_expert,
@@ -56,8 +57,8 @@ def summarise(drives: Mapping[str, Sequence[Metrics]], scenarios: Mapping[str, S
     Returns:
         "planners": planner -> metric -> estimate; "families", "splits", "towns": planner -> group -> metric ->
         estimate; "comparisons": planner (baselines only where there is nobody else) -> baseline -> metric ->
-        comparison, over the scenarios and seeds that both drove; "moves_off": planner -> {"prompt", "all"}; "drives":
-        every drive's metrics.
+        comparison, over the scenarios and seeds that both drove; "moves_off": planner -> {"prompt", "all"}; "answers":
+        planner -> critical object -> balanced accuracy; "drives": every drive's metrics.
     """
     held = {who: with_expert(mine, drives.get(EXPERT, ())) for who, mine in drives.items()}
     return {
@@ -72,6 +73,7 @@ def summarise(drives: Mapping[str, Sequence[Metrics]], scenarios: Mapping[str, S
         "moves_off": {
             who: dict(zip(("prompt", "all"), moves_off_rate(mine), strict=True)) for who, mine in held.items()
         },
+        "answers": {who: _plain(balanced_accuracy(mine)) for who, mine in held.items()},
         "chunk_s": sorted({m.chunk_s for mine in held.values() for m in mine}),
         "drives": [asdict(m) for mine in held.values() for m in mine],
     }

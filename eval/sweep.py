@@ -35,6 +35,7 @@ class Job:
     planner: str
     checkpoint: str = ""
     decoder: str = ""
+    rollouts: int = 1
     images: Images = "own"
     donor: str = ""
     use_history: bool = True
@@ -142,9 +143,9 @@ def _planner(job: Job) -> Any:
         if key not in _kept:
             _kept[key] = log_replay(load_scenario(job.scenario), job.seed)
         return _kept[key]
-    key = ("planner", job.planner, job.checkpoint, job.decoder, str(job.use_history))
+    key = ("planner", job.planner, job.checkpoint, job.decoder, str(job.use_history), str(job.rollouts))
     if key not in _kept:
-        _kept[key] = load_planner(job.planner, job.checkpoint, job.decoder, job.use_history)
+        _kept[key] = load_planner(job.planner, job.checkpoint, job.decoder, job.use_history, job.rollouts)
     if _threads and not (job.planner in BASELINES and not job.checkpoint):
         import torch  # the planner just loaded it
 

@@ -45,8 +45,10 @@ def model_directory(name: str, checkpoint: str | Path = "") -> Path:
     raise UnknownPlannerError(f"no planner '{name}'; choose one of {', '.join(names)}, or give --checkpoint DIR")
 
 
-def load_planner(name: str, checkpoint: str | Path = "", decoder: str = "", use_history: bool = True) -> Planner:
-    """The planner called `name`, ready to plan.
+def load_planner(
+    name: str, checkpoint: str | Path = "", decoder: str = "", use_history: bool = True, rollouts: int = 1
+) -> Planner:
+    """The planner called `name`, ready to plan; a learned one averages `rollouts` sampled trajectories (1: greedy).
 
     Raises:
         UnknownPlannerError: no such planner.
@@ -60,4 +62,6 @@ def load_planner(name: str, checkpoint: str | Path = "", decoder: str = "", use_
     from efficientgen.planning.ddrive import DDrive  # loads torch
 
     directory = model_directory(name, checkpoint)
-    return DDrive.from_pretrained(directory, decoder=decoder or "scaffold-spec", use_history=use_history)
+    return DDrive.from_pretrained(
+        directory, decoder=decoder or "scaffold-spec", use_history=use_history, rollouts=rollouts
+    )

@@ -57,6 +57,7 @@ def closed_loop_command(
         bool, typer.Option("--history/--no-history", help="Let the planner read its ego history.")
     ] = True,
     decoder: Annotated[str, typer.Option(help="ar or scaffold-spec.")] = "",
+    rollouts: Annotated[int, typer.Option(min=1, help="Trajectories sampled and averaged per plan; 1: greedy.")] = 1,
     checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = min(2, os.cpu_count() or 1),
     threads: Annotated[
@@ -75,7 +76,17 @@ def closed_loop_command(
     if (mode == "latency") != bool(latency):
         raise typer.BadParameter("--mode latency and --latency (seconds, 'measured' or a profile) go together")
     planners = list(dict.fromkeys(planner))
-    setting = Setting(chosen_scenarios(scenario, split), seeds, images, history, decoder, checkpoint, workers, threads)
+    setting = Setting(
+        chosen_scenarios(scenario, split),
+        seeds,
+        images=images,
+        history=history,
+        decoder=decoder,
+        rollouts=rollouts,
+        checkpoint=checkpoint,
+        workers=workers,
+        threads=threads,
+    )
     finished = Finished(out)
     plan = {who: jobs_of(who, setting, None) for who in planners}
     latencies = {who: resolved_latency(latency, who, setting, finished) for who in planners if latency}
@@ -125,6 +136,13 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     for who, against in result["comparisons"].items():
         for other, metrics in against.items():
             console.print(_sentence(who, other, metrics["driving_score"]), highlight=False)
+    objects = dict.fromkeys(name for who in planners for name in result["answers"][who])
+    if objects:
+        who_answers = [who for who in planners if result["answers"][who]]
+        table = Table("critical object", *who_answers, box=SIMPLE_HEAD, title="answers, balanced accuracy")
+        for name in objects:
+            table.add_row(name.replace("_", " "), *(_cell(result["answers"][who].get(name)) for who in who_answers))
+        console.print(table)
     table = Table("scenario", "planner", "score", "ends", box=SIMPLE_HEAD, title="per scenario")
     for name in result["scenarios"]:
         for who in dict.fromkeys(drive["planner"] for drive in result["drives"]):

@@ -28,6 +28,7 @@ class Setting:
     images: Literal["own", "swapped", "grey"] = "own"
     history: bool = True
     decoder: str = ""
+    rollouts: int = 1
     checkpoint: str = ""
     workers: int = 1
     threads: int | None = None
@@ -70,6 +71,7 @@ def jobs_of(planner: str, setting: Setting, latency: Latency | None) -> list[Job
                 planner=planner,
                 checkpoint="" if blind else setting.checkpoint,
                 decoder="" if blind else setting.decoder,
+                rollouts=1 if blind else setting.rollouts,
                 images="own" if blind else setting.images,
                 donor=_donor(name, everything),
                 use_history=setting.history,
@@ -129,6 +131,7 @@ def settings_in_result(setting: Setting, planners: Sequence[str], jobs: Sequence
         "images": setting.images,
         "history": setting.history,
         "decoder": setting.decoder or "scaffold-spec",
+        "rollouts": setting.rollouts,
         "scenarios": [load_scenario(name).name for name in setting.scenarios],
         "seeds": sorted({job.seed for job in jobs}),
         "workers": setting.workers,

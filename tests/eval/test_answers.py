@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from efficientgen.eval.answers import Confusion, answers_of, balanced_accuracy
+from efficientgen.eval.answers import Confusion, answers_of
+from efficientgen.eval.compare import balanced_accuracy
+from efficientgen.eval.metrics import score
 from efficientgen.perception.types import Actor, ActorKind
 from efficientgen.planning.schema import CRITICAL_OBJECTS
 
@@ -43,13 +45,18 @@ def test_answers_are_counted_against_the_oracle(log):
     ahead, behind = with_person(10.0), with_person(-10.0)
     assert ahead["pedestrian"] == Confusion(hits=asked) and behind["pedestrian"] == Confusion(false_alarms=asked)
     assert ahead["animal"] == Confusion(false_alarms=asked) and ahead["cyclist"] == Confusion(rejections=asked)
+    silent = replace(log, steps=tuple(replace(s, plan=s.plan and replace(s.plan, sections={})) for s in log.steps))
+    assert answers_of(silent) == {}, "a planner that is not asked"
 
 
-def test_intervals_come_from_whole_scenarios():
-    sure = dict.fromkeys(CRITICAL_OBJECTS, Confusion(9, 1, 90, 10))
-    poor = dict.fromkeys(CRITICAL_OBJECTS, Confusion(1, 9, 90, 10))
-    (one,) = {e for e in balanced_accuracy([("a", sure), ("b", sure)]).values()}
-    assert one.mean == one.low == one.high == pytest.approx(0.9)
-    mixed = balanced_accuracy([("a", sure), ("b", poor)])["pedestrian"]
+def test_intervals_come_from_whole_scenarios(log, oracle):
+    metrics = score(log, oracle.town)
+
+    def drive(scenario: str, counts: tuple[int, int, int, int]):
+        return replace(metrics, scenario=scenario, answers=dict.fromkeys(CRITICAL_OBJECTS, counts))
+
+    one = balanced_accuracy([drive("a", (9, 1, 90, 10)), drive("b", (9, 1, 90, 10))])["pedestrian"]
+    assert one.mean == one.low == one.high == pytest.approx(0.9) and one.count == 220
+    mixed = balanced_accuracy([drive("a", (9, 1, 90, 10)), drive("b", (1, 9, 90, 10))])["pedestrian"]
     assert mixed.mean == pytest.approx(0.7) and (mixed.low, mixed.high) == pytest.approx((0.5, 0.9))
-    assert balanced_accuracy([("a", dict.fromkeys(CRITICAL_OBJECTS, Confusion(rejections=99)))]) == {}
+    assert balanced_accuracy([drive("a", (0, 0, 99, 0))]) == {}
