@@ -15,6 +15,7 @@ from panda3d.core import (
     Camera as PandaCamera,
 )
 from panda3d.core import (
+    CullBinManager,
     FrameBufferProperties,
     GraphicsEngine,
     GraphicsOutput,
@@ -60,6 +61,10 @@ def _configure() -> None:
     if _MESA.is_file():
         os.environ.setdefault("__EGL_VENDOR_LIBRARY_FILENAMES", str(_MESA))
     loadPrcFileData("efficientgen", _PRC)
+    # the opaque bin sorts by the addresses of states, which decides who wins where two faces lie in one plane; in the
+    # scene's own order the same scene gives the same bytes
+    bins = CullBinManager.getGlobalPtr()
+    bins.setBinType(bins.findBin("opaque"), CullBinManager.BTUnsorted)
 
 
 @cache
