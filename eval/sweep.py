@@ -7,7 +7,6 @@ world from drive to drive.  What is finished is kept (`resume.Finished`), so an 
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from efficientgen.eval.replay import log_replay
 from efficientgen.eval.resume import Finished
 from efficientgen.eval.runner import drive, frames_needed, measure_latency
 from efficientgen.eval.store import save
-from efficientgen.planning.load import BASELINES, EXPERT, LOG_REPLAY, load_planner
+from efficientgen.planning.load import EXPERT, LOG_REPLAY, load_planner
 from efficientgen.worldsim.scenario import load_scenario
 
 Images = Literal["own", "swapped", "grey"]
@@ -48,14 +47,14 @@ def sweep(
     workers: int,
     on_done: Callable[[Metrics], None] | None = None,
     *,
-    threads: int | None = None,
+    threads: int = 1,
     finished: Finished | None = None,
 ) -> list[Metrics]:
     """Drive all jobs; metrics in the order of `jobs`.
 
     Args:
         on_done: called with each drive's metrics as it ends, those that `finished` holds first.
-        threads: of a learned planner, per worker; None shares the cores out.
+        threads: of a learned planner, per worker.
         finished: drives made before, which are not made again; gets the new ones as they end.
     """
     finished = finished or Finished()
@@ -71,25 +70,23 @@ def sweep(
 
     for i, metrics in sorted(results.items()):
         done(i, metrics, new=False)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = threads or max(1, cores // max(workers, 1))
     if workers <= 1 or len(todo) <= 1:
-        _start_worker(share)
+        _start_worker(threads)
         for i, job in todo:
             done(i, run_job(job), new=True)
     else:
-        with multiprocessing.get_context("spawn").Pool(min(workers, len(todo)), _start_worker, (share,)) as pool:
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(todo)), _start_worker, (threads,)) as pool:
             for i, metrics in pool.imap_unordered(_run_numbered, todo):
                 done(i, metrics, new=True)
     return [results[i] for i in range(len(jobs))]
 
 
-_threads = 0  # of learned planners in this process; 0: torch's own choice
+_threads = 1  # of learned planners in this process
 _kept: dict[tuple[str, ...], Any] = {}  # planners, worlds and picture banks of this process
 
 
 def _start_worker(threads: int) -> None:
-    """Share the cores out: workers that each take them all spend their time waiting for one another."""
+    """Of each worker process, before its first job."""
     global _threads
     _threads = threads
 
@@ -127,9 +124,9 @@ def driver_of(job: Job) -> tuple[Any, Any]:
     return planner, _world() if frames_needed(planner, 2) else None
 
 
-def measured_latency(job: Job, threads: int | None = None) -> Latency:
+def measured_latency(job: Job, threads: int = 1) -> Latency:
     """How long the job's planner takes for a plan in this process, on the job's scenario."""
-    _start_worker(threads or 0)
+    _start_worker(threads)
     planner, world = driver_of(job)
     return measure_latency(planner, load_scenario(job.scenario), job.seed, world)
 
@@ -145,11 +142,7 @@ def _planner(job: Job) -> Any:
         return _kept[key]
     key = ("planner", job.planner, job.checkpoint, job.decoder, str(job.use_history), str(job.rollouts))
     if key not in _kept:
-        _kept[key] = load_planner(job.planner, job.checkpoint, job.decoder, job.use_history, job.rollouts)
-    if _threads and not (job.planner in BASELINES and not job.checkpoint):
-        import torch  # the planner just loaded it
-
-        torch.set_num_threads(_threads)
+        _kept[key] = load_planner(job.planner, job.checkpoint, job.decoder, job.use_history, job.rollouts, _threads)
     return _kept[key]
 
 

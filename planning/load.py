@@ -46,9 +46,18 @@ def model_directory(name: str, checkpoint: str | Path = "") -> Path:
 
 
 def load_planner(
-    name: str, checkpoint: str | Path = "", decoder: str = "", use_history: bool = True, rollouts: int = 1
+    name: str,
+    checkpoint: str | Path = "",
+    decoder: str = "",
+    use_history: bool = True,
+    rollouts: int = 1,
+    threads: int = 1,
 ) -> Planner:
     """The planner called `name`, ready to plan; a learned one averages `rollouts` sampled trajectories (1: greedy).
+
+    `threads` of this process for the model.  One is the default: sums then come out alike on every machine, so that the
+    same seed gives the same drive, and torch's threads do not spin against the renderer's for the cores (on two busy
+    cores two threads were measured 25 times slower than one).
 
     Raises:
         UnknownPlannerError: no such planner.
@@ -59,9 +68,12 @@ def load_planner(
         from efficientgen.planning.constant_velocity import ConstantVelocity
 
         return ConstantVelocity()
-    from efficientgen.planning.ddrive import DDrive  # loads torch
+    import torch
+
+    from efficientgen.planning.ddrive import DDrive
 
     directory = model_directory(name, checkpoint)
+    torch.set_num_threads(threads)
     return DDrive.from_pretrained(
         directory, decoder=decoder or "scaffold-spec", use_history=use_history, rollouts=rollouts
     )

@@ -60,9 +60,7 @@ def closed_loop_command(
     rollouts: Annotated[int, typer.Option(min=1, help="Trajectories sampled and averaged per plan; 1: greedy.")] = 1,
     checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = min(2, os.cpu_count() or 1),
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads per process for the model; default: cores / workers.")
-    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads per process for the model.")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Write the results here as JSON; goes on from there if interrupted.")
     ] = None,

@@ -41,9 +41,7 @@ def latency_curve_command(
     decoder: Annotated[str, typer.Option(help="ar or scaffold-spec.")] = "",
     checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = min(2, os.cpu_count() or 1),
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads per process for the model; default: cores / workers.")
-    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads per process for the model.")] = 1,
     out: Annotated[
         Path | None, typer.Option(help="Write the curve here as JSON; goes on from there if interrupted.")
     ] = None,

@@ -31,7 +31,7 @@ class Setting:
     rollouts: int = 1
     checkpoint: str = ""
     workers: int = 1
-    threads: int | None = None
+    threads: int = 1
 
 
 def chosen_scenarios(scenario: Sequence[str], split: str | None) -> tuple[str, ...]:
