@@ -4,9 +4,13 @@
 the same one.  Rungs, best first:
 
 1. NOMINAL: a fresh plan that `validate` finds nothing wrong with (EXPERT during the hand-over phase);
-2. SHIFTED: the last valid trajectory, followed further in time while it is younger than `max_plan_age_s`;
-3. BRAKE: comfortable braking along the last valid path, continued smoothly where it ends;
+2. SHIFTED: the last valid trajectory, followed further in time for `bridge_s` after it was taken: one lost plan;
+3. BRAKE: braking along the last valid path, continued smoothly where it ends;
 4. STOP: standing still; or, moving with no valid path at all, firm braking along the present curvature.
+
+BRAKE trusts the whole last path.  A learned plan's far bends err, yet not following them errs more, and what keeps the
+car in its lane is to travel less of them: `eval/braking.py` measures the designs, `docs/results/braking.json` holds the
+table.  The deceleration is the most that UN R157 (5.5.1) allows a minimum-risk manoeuvre to demand.
 
 A better rung is taken again as soon as a valid plan arrives.  The limits catch plans that no car could or should
 drive, not plans that are merely a little noisy: a learned planner's waypoints carry centimetres of quantisation.
@@ -15,7 +19,7 @@ drive, not plans that are merely a little noisy: a learned planner's waypoints c
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,10 +32,11 @@ from efficientgen.planning.tracker import anchor
 class SafetyParams:
     """Limits of the ladder; SI units."""
 
-    max_plan_age_s: float = 1.2  # SHIFTED until the plan behind the trajectory is this old
+    bridge_s: float = 0.8  # SHIFTED for less than this after the last valid plan was taken: one missing plan ...
+    max_plan_age_s: float = 1.2  # ... and only while the plan behind the trajectory is younger than this
     max_fresh_age_s: float = 0.9  # an arriving plan older than this is stale (real time: latency + waiting for a stamp)
     min_horizon_s: float = 1.8  # covers max_plan_age_s and one chunk more
-    comfortable_braking: float = 3.2
+    braking: float = 4.0  # along the last path
     firm_braking: float = 5.0  # with no path, or where the last plan meant to stop sooner
     standing_speed: float = 0.1  # m/s; below it the car counts as standing
     max_speed: float = 30.0
@@ -40,8 +45,6 @@ class SafetyParams:
     window_s: float = 0.5
     jump_margin: float = 1.5  # m by which the first waypoint may miss what the speed allows
     max_backward: float = 1.0  # m driven against the path's own direction
-    trust_s: float = 1.2  # beyond this part of the last plan, BRAKE follows its bends only by `distrust`
-    distrust: float = 0.5
     rejoin_time_s: float = 1.5  # BRAKE closes the car's offset from the last path within this time
 
 
@@ -52,6 +55,7 @@ class SafetyState:
     last: Trajectory | None = None  # the last valid trajectory
     seen_ns: int = -1  # stamp of the newest plan judged, valid or not
     recent: tuple[EgoState, ...] = ()  # newest last; plans are anchored to the ego state at their own stamp
+    taken_ns: int = -1  # when `last` was taken
 
 
 _RECENT = 24
@@ -61,7 +65,7 @@ def remember(state: SafetyState, ego: EgoState) -> SafetyState:
     """Note an ego state between verdicts, so that a late plan is anchored where the car was at the plan's stamp."""
     if state.recent and state.recent[-1].stamp_ns >= ego.stamp_ns:
         return state
-    return SafetyState(state.last, state.seen_ns, (*state.recent, ego)[-_RECENT:])
+    return replace(state, recent=(*state.recent, ego)[-_RECENT:])
 
 
 def validate(plan: Plan, ego: EgoState, now_ns: int, params: SafetyParams | None = None) -> str:
@@ -114,17 +118,18 @@ def judge(
             reason = validate(plan, at or ego, now_ns, params)
         if not reason and at is not None:
             last = anchor(plan, at)
-            state = SafetyState(last, plan.stamp_ns, state.recent)
+            state = SafetyState(last, plan.stamp_ns, state.recent, now_ns)
             source = Source.EXPERT if expert else Source.NOMINAL
             return state, Verdict(now_ns, last, source, "", (now_ns - last.stamp_ns) / NS)
         if plan.stamp_ns <= now_ns:
-            state = SafetyState(state.last, max(state.seen_ns, plan.stamp_ns), state.recent)
-    return state, _fallback(state.last, ego, now_ns, reason, params)
+            state = replace(state, seen_ns=max(state.seen_ns, plan.stamp_ns))
+    return state, _fallback(state, ego, now_ns, reason, params)
 
 
-def _fallback(last: Trajectory | None, ego: EgoState, now_ns: int, reason: str, params: SafetyParams) -> Verdict:
+def _fallback(state: SafetyState, ego: EgoState, now_ns: int, reason: str, params: SafetyParams) -> Verdict:
+    last = state.last
     age = 0.0 if last is None else (now_ns - last.stamp_ns) / NS
-    if last is not None and age < params.max_plan_age_s:
+    if last is not None and age < params.max_plan_age_s and (now_ns - state.taken_ns) / NS < params.bridge_s:
         return Verdict(now_ns, last, Source.SHIFTED, reason, age)
     if ego.speed < params.standing_speed:
         here = np.array([[ego.x, ego.y], [ego.x, ego.y]])
@@ -205,15 +210,13 @@ def _path_ahead(last: Trajectory, ego: EgoState, params: SafetyParams) -> F64 | 
     """The geometry of `last` from the car onwards: (M, 2) m, starting at the rear axle; None when it has no geometry.
 
     The car's offset from the path fades out over `rejoin_time_s`; past its end the path's final curvature decays to
-    straight, so that a car that cannot stop within it stays on a smooth continuation.  The far part of a learned plan
-    is its least certain one and was made to be replaced, so its bends count only in part.
+    straight, so that a car that cannot stop within it stays on a smooth continuation.
     """
     keep = np.concatenate([[True], np.hypot(*np.diff(last.points, axis=0).T) > 1e-3])
     path = last.points[keep]
     if len(path) < 2 or np.hypot(*(path[-1] - path[0])) < 1.0:
         return None
-    path = _damped(path, int((last.times_s[keep] <= params.trust_s).sum()), params.distrust)
-    need = ego.speed**2 / (2.0 * params.comfortable_braking) + 10.0
+    need = ego.speed**2 / (2.0 * params.braking) + 10.0
     path = np.vstack([path, _extension(path, need)])
     seg = np.diff(path, axis=0)
     arc = np.concatenate([[0.0], np.cumsum(np.hypot(seg[:, 0], seg[:, 1]))])
@@ -229,16 +232,6 @@ def _path_ahead(last: Trajectory, ego: EgoState, params: SafetyParams) -> F64 | 
     fade = np.clip(s / max(params.rejoin_time_s * ego.speed, 4.0), 0.0, 1.0)
     offset = here - ahead[0]
     return ahead + offset * (1.0 - fade * fade * (3.0 - 2.0 * fade))[:, None]
-
-
-def _damped(path: F64, trusted: int, share: float) -> F64:
-    """`path` (M, 2) with every change of heading after its first `trusted` points cut to `share` of itself."""
-    seg = np.diff(path, axis=0)
-    lengths, headings = np.hypot(seg[:, 0], seg[:, 1]), np.unwrap(np.arctan2(seg[:, 1], seg[:, 0]))
-    first = min(max(trusted - 2, 0), len(seg) - 1)
-    headings[first:] = headings[first] + share * (headings[first:] - headings[first])
-    steps = lengths[:, None] * np.stack([np.cos(headings), np.sin(headings)], axis=1)
-    return np.vstack([path[:1], path[0] + np.cumsum(steps, axis=0)])
 
 
 def _extension(path: F64, length: float) -> F64:
@@ -268,14 +261,14 @@ def _arc(start: F64, heading: float, curvature: float, length: float, decay: flo
 
 
 def _deceleration(last: Trajectory, ego: EgoState, params: SafetyParams) -> float:
-    """Comfortable braking, or firmer where the last plan ended standing nearer than that."""
+    """`params.braking`, or firmer where the last plan ended standing nearer than that."""
     tail = last.points[-1] - last.points[-2]
     end_speed = float(np.hypot(*tail) / max(last.times_s[-1] - last.times_s[-2], 1e-6))
     if end_speed > 0.5:
-        return params.comfortable_braking
+        return params.braking
     to_go = last.points[-1] - np.array([ego.x, ego.y])
     distance = max(float(to_go @ np.array([math.cos(ego.yaw), math.sin(ego.yaw)])), 0.1)
-    return float(np.clip(ego.speed**2 / (2.0 * distance), params.comfortable_braking, params.firm_braking))
+    return float(np.clip(ego.speed**2 / (2.0 * distance), params.braking, params.firm_braking))
 
 
 def _braking(path: F64, ego: EgoState, now_ns: int, braking: float) -> Trajectory:

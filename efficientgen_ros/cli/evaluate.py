@@ -15,8 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from efficientgen.planning.load import DEFAULT
+from efficientgen_ros.cli import faults
 
 app = typer.Typer(help="Score planners.", no_args_is_help=True)
+faults.register(app)
 
 HEADLINES = ("driving_score", "success", "route_completion", "collision_at_fault", "off_road", "red_lights",
              "fallback_share")  # fmt: skip
