@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 from efficientgen.eval.referee import Referee
 from efficientgen.eval.step_log import Step, StepLog
+from efficientgen.perception.health import Expected, require_fit
 from efficientgen.perception.observation import HISTORY_NS, ObservationBuilder
 from efficientgen.perception.route import command_at, locate
 from efficientgen.perception.types import (
@@ -102,6 +103,7 @@ def drive(
     oracle: Any = None,
     on_step: Callable[[Step], None] | None = None,
     transform_observation: Callable[[Observation], Observation] | None = None,
+    disturb: Callable[[Observation], Observation] | None = None,
     safety: SafetyParams | None = None,
     vehicle: VehicleParams | None = None,
 ) -> StepLog:
@@ -114,6 +116,7 @@ def drive(
         oracle: an `Oracle` for this scenario and seed to use instead of a new one; the caller closes it.
         on_step: called after each step (progress bars).
         transform_observation: what the planner sees instead of its observation (honesty checks such as swapped images).
+        disturb: what broken sensors make of the observation (fault injection), before it is found fit to plan on.
 
     Raises:
         WorldNeededError: the planner needs frames and `world` is None.
@@ -154,7 +157,9 @@ def drive(
             if isinstance(planner, str) or now_ns < handover_ns:
                 plan = expert_plan(route, frame)
             else:
-                plan = _ask(planner, builder, now_ns, command, transform_observation, events)
+                plan = _ask(
+                    planner, builder, now_ns, command, transform_observation, events, disturb, safety.enabled
+                )
             wall = time.perf_counter() - asked
             state, verdict = judge(state, plan, ego, now_ns, safety, expert=by_expert and now_ns < handover_ns)
             states = follow(verdict, ego, CHUNK_NS, vehicle)
@@ -215,12 +220,19 @@ def _ask(
     command: Command,
     transform: Callable[[Observation], Observation] | None,
     events: list[dict[str, Any]],
+    disturb: Callable[[Observation], Observation] | None,
+    checked: bool,
 ) -> Plan | None:
-    """The planner's plan, or None with an event when it raises."""
+    """The planner's plan, or None with an event when it raises or its observation is unfit."""
     observation = builder.build(now_ns, command)
-    if transform is not None:
-        observation = transform(observation)
+    expected = Expected(tuple(observation.cameras), builder.frames_per_camera)
+    if disturb is not None:
+        observation = disturb(observation)
     try:
+        if checked:
+            require_fit(observation, expected)
+        if transform is not None:
+            observation = transform(observation)
         return planner.plan(observation)
     except Exception as error:  # whatever a planner dies of, the drive goes on under the ladder, and the log says so
         events.append({"stamp_ns": now_ns, "kind": "planner_error", "text": f"{type(error).__name__}: {error}"})
