@@ -1,9 +1,9 @@
 """Faults as data: what can break between a camera and a plan, how it is injected, and which check must catch it.
 
 `KINDS` is the table.  `schedule` draws separated faults for one drive, keyed by seed and scenario.  A `Saboteur` wraps
-a planner and its observations in process and notes the stamps at which it really changed something; `tamper_plan` and
-`tamper_frames` do the changing and are shared with the ROS 2 nodes, which apply them to messages.  Magnitudes are far
-beyond what physics, quantisation and noise allow: a plan that is a little wrong is not a fault, and no check could tell.
+a planner and its observations in process and notes the stamps at which it really changed something; `tamper_plan`,
+`blank`, `delay_ns` and `clock_leap_ns` are shared with the ROS 2 nodes, which apply them to messages.  Magnitudes are
+far beyond what physics, quantisation and noise allow: a plan that is a little wrong is no fault, and no check could tell.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from efficientgen.perception.health import FROZEN_MOVED_M, Finding
 from efficientgen.perception.types import CHUNK_NS, NS, CameraFrame, Observation, Plan, Planner
-from efficientgen.planning.safety import Reason
+from efficientgen.planning.safety import Reason, SafetyParams
 
 Where = Literal["planner", "plan", "camera", "clock"]
 TRUNCATED = "truncated answer"  # how `caught` calls an answer that its parser refused
@@ -39,8 +39,7 @@ class Kind:
 _SILENT = (Reason.NO_PLAN.value, Reason.NO_NEW_PLAN.value)
 _OLD = (Reason.STALE.value, Reason.NO_NEW_PLAN.value, Reason.NO_STATE.value)
 _IMPOSSIBLE = tuple(
-    reason.value
-    for reason in (Reason.UNREACHABLE, Reason.SPEED, Reason.BACKWARD, Reason.ACCELERATION, Reason.LATERAL)
+    reason.value for reason in (Reason.UNREACHABLE, Reason.SPEED, Reason.BACKWARD, Reason.ACCELERATION, Reason.LATERAL)
 )
 
 KINDS: dict[str, Kind] = {
@@ -245,7 +244,8 @@ class Saboteur:
                 return self._fail(i, fault, observation)
         if self._unasked is not None:  # back from a hang: it answers what it was asked first
             asked, self._unasked = self._unasked, None
-            self.touched[now] = next(i for i, f in enumerate(self.faults) if f.kind == "hang" and f.end_ns <= now)
+            if now - asked.stamp_ns > SafetyParams().max_fresh_age_s * NS:  # else it is late, and that is no fault
+                self.touched[now] = next(i for i, f in enumerate(self.faults) if f.kind == "hang" and f.end_ns <= now)
             return self.planner.plan(asked)
         if any(fault.kind == "restart" and 0 <= now - fault.end_ns < CHUNK_NS for fault in self.faults):
             self.planner.reset(self._seed)

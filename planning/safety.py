@@ -148,7 +148,10 @@ def judge(
     reason, at = refused or Reason.NO_PLAN.value, None
     if plan is not None:
         at = _state_at(state.recent, plan.stamp_ns)
-        if plan.stamp_ns <= state.seen_ns:
+        if plan.stamp_ns < state.seen_ns:
+            older = (state.seen_ns - plan.stamp_ns) / NS
+            reason = refused or f"{Reason.STALE.value}, {older:.2f} s older than one seen before"
+        elif plan.stamp_ns == state.seen_ns:
             reason = refused or Reason.NO_NEW_PLAN.value
         elif at is None and plan.stamp_ns <= now_ns:
             reason = f"{Reason.NO_STATE.value} is known for the plan's stamp {plan.stamp_ns / NS:.2f} s"
