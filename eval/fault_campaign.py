@@ -5,8 +5,9 @@ without them.  A fault is counted from the first stamp at which it changed somet
 one begins, or `RECOVERY_S` after its own end.  It **escapes** when any of this holds in its window:
 
 - *followed*: a verdict is NOMINAL at a stamp whose plan or observation the fault had changed: the car was driven by it;
-- *silent*: no verdict gives a reason, so that neither the log nor the diagnostics would show it; or the reason belongs
+- *silent*: no verdict gives a reason, so that neither the log nor the diagnostics would show it; or every reason belongs
   to another kind of fault (`Kind.caught_by`): then it was caught by luck;
+- *lasting*: it ends, and seconds later there still is no nominal verdict (where the drive goes on for so long);
 - *harm*: a collision at fault, a place off the road or a red light crossed, where the twin had none on its whole drive;
 - *astray*: the car stands out of its lane, and is more than `ASTRAY_M` further from the route than its twin was at the
   same place.  Inside its lane a car that brakes endangers nobody, and half a metre is what two undisturbed drives of
@@ -38,6 +39,7 @@ from efficientgen.planning.safety import Reason, SafetyParams
 from efficientgen.worldsim.scenario import Scenario
 
 RECOVERY_S = 12.0
+PATIENCE_S = {"restart": 11.0}  # a process starts, loads its model and needs 4 s of history; others: 2 s
 ASTRAY_M = 0.5
 DISGUISED = "expert-in-disguise"
 PER_DRIVE = 4
@@ -256,10 +258,15 @@ def _outcome(
     start = min(stamps)
     window = [step for step in log.steps if start <= step.stamp_ns < end_ns]
     told = [(step, said) for step in window if (said := _said(log, step))]
-    by = told[0][1] if told else ""
-    detection = (told[0][0].stamp_ns - start) / NS if told else None
+    right = [(step, said) for step, said in told if said in KINDS[fault.kind].caught_by]
+    by = (right or told)[0][1] if told else ""
+    detection = ((right or told)[0][0].stamp_ns - start) / NS if told else None
     extra, outside = _astray(log, twin, window)
-    followed = [s for s in window if s.stamp_ns in stamps and s.verdict.source is Source.NOMINAL]
+    nominal = [s for s in window if s.verdict.source is Source.NOMINAL]
+    content = KINDS[fault.kind].where != "planner" or layer == "in-process"  # a dead process said nothing to follow
+    followed = [s for s in nominal if content and s.verdict.trajectory.stamp_ns in stamps]
+    recovered = any(s.stamp_ns > max(stamps) for s in nominal)
+    patience = (window[-1].stamp_ns - max(stamps)) / NS if window else 0.0
     harm = _harm(log, undisturbed, start, end_ns)
     escaped = ""
     if followed:
@@ -268,6 +275,8 @@ def _outcome(
         escaped = "silent"
     elif by not in KINDS[fault.kind].caught_by:
         escaped = f"caught by luck: {by}"
+    elif not recovered and not KINDS[fault.kind].lasting and patience > PATIENCE_S.get(fault.kind, 2.0):
+        escaped = f"no nominal verdict within {patience:.0f} s of its end"
     elif harm:
         escaped = harm
     elif outside:

@@ -3,7 +3,7 @@
 `KINDS` is the table.  `schedule` draws separated faults for one drive, keyed by seed and scenario.  A `Saboteur` wraps
 a planner and its observations in process and notes the stamps at which it really changed something; `tamper_plan`,
 `blank`, `delay_ns` and `clock_leap_ns` are shared with the ROS 2 nodes, which apply them to messages.  Magnitudes are
-far beyond what physics, quantisation and noise allow: a plan that is a little wrong is no fault, and no check could tell.
+far beyond what physics, quantisation and noise allow: no check could tell a plan that is only a little wrong.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class Saboteur:
         self.name = getattr(planner, "name", type(planner).__name__)
         self.frames_per_camera = getattr(planner, "frames_per_camera", 2)
         self.touched: dict[int, int] = {}
-        self._now_ns = 0
+        self._true_ns: int | None = None  # of the observation that `transform` was given
         self._unasked: Observation | None = None  # what a hanging planner was asked first
         self._pictures: dict[str, CameraFrame] = {}  # the last ones before a freeze
         self._seed = 0
@@ -195,7 +195,7 @@ class Saboteur:
 
     def transform(self, observation: Observation) -> Observation:
         """The observation as broken cameras and clocks would have it."""
-        self._now_ns = now = observation.stamp_ns
+        self._true_ns = now = observation.stamp_ns
         for i, fault in enumerate(self.faults):
             if fault.active(now) and KINDS[fault.kind].where in ("camera", "clock"):
                 leaps = fault.kind == "clock_jump"
@@ -238,10 +238,11 @@ class Saboteur:
         return replace(observation, cameras={**observation.cameras, name: frames})
 
     def plan(self, observation: Observation) -> Plan:
-        now = self._now_ns
+        now = observation.stamp_ns if self._true_ns is None else self._true_ns
+        self._true_ns = None
         for i, fault in enumerate(self.faults):
             if fault.active(now) and KINDS[fault.kind].where in ("planner", "plan"):
-                return self._fail(i, fault, observation)
+                return self._fail(i, fault, observation, now)
         if self._unasked is not None:  # back from a hang: it answers what it was asked first
             asked, self._unasked = self._unasked, None
             if now - asked.stamp_ns > SafetyParams().max_fresh_age_s * NS:  # else it is late, and that is no fault
@@ -251,8 +252,7 @@ class Saboteur:
             self.planner.reset(self._seed)
         return self.planner.plan(observation)
 
-    def _fail(self, i: int, fault: Fault, observation: Observation) -> Plan:
-        now = self._now_ns
+    def _fail(self, i: int, fault: Fault, observation: Observation, now: int) -> Plan:
         if fault.kind == "truncated" and self.parser is not None:
             self.touched[now] = i
             self.parser.refuse(self.planner.plan(observation), fault.size)

@@ -157,9 +157,7 @@ def drive(
             if isinstance(planner, str) or now_ns < handover_ns:
                 plan = expert_plan(route, frame)
             else:
-                plan = _ask(
-                    planner, builder, now_ns, command, transform_observation, events, disturb, safety.enabled
-                )
+                plan = _ask(planner, builder, now_ns, command, transform_observation, events, disturb, safety.enabled)
             wall = time.perf_counter() - asked
             state, verdict = judge(state, plan, ego, now_ns, safety, expert=by_expert and now_ns < handover_ns)
             states = follow(verdict, ego, CHUNK_NS, vehicle)

@@ -122,7 +122,7 @@ def _drive_shown(
         driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint)
         log = drive(scenario, seed, driver, ReferenceWorld(), keep_frames=True, on_step=_ticker(progress, task))
     else:
-        from efficientgen_ros.bringup import drive_ros
+        from efficientgen_ros.bringup import Disturbance, drive_ros
 
         log = drive_ros(
             scenario,
@@ -134,7 +134,7 @@ def _drive_shown(
             run / f"{scenario.name}-{planner}-{seed}",
             keep_frames=True,
             on_step=_ticker(progress, task),
-            chaos=None if kill_planner_at is None else ("planner", kill_planner_at),
+            chaos=() if kill_planner_at is None else (Disturbance(kill_planner_at, "kill"),),
         )
     progress.update(task, completed=scenario.duration_s)
     progress.console.print(f"  {scenario.name}: {log.end_reason} after {len(log.steps) * 0.4:.1f} s "
