@@ -136,7 +136,7 @@ class SafetyNode(Node):
         answered = plan if plan is not None and len(plan.waypoints) else None  # an empty plan: the planner raised
         by_expert = stamp < session.handover_ns
         self._state, verdict = judge(self._state, answered, ego, stamp, expert=by_expert, refused=self._refused)
-        self._refused = ""
+        refused, self._refused = self._refused, ""
         timed_out = not session.realtime and not fresh
         late = session.realtime and not expert and (plan is None or plan.stamp_ns < stamp - session.chunk_ns)
         self._missed_in_a_row += timed_out
@@ -146,19 +146,22 @@ class SafetyNode(Node):
             "plan_wall_s": 0.0 if expert else self._plan_wall_s,
             "deadline_missed": late,
             "timed_out": timed_out,
+            "refused": refused,
         }
         self._verdict.publish(text(codec.dump(ruling(verdict, **facts))))
-        self._report(verdict)
+        self._report(verdict, refused)
         for past in (self._egos, self._expert, self._asked):
             for old in [key for key in past if key < stamp - 8 * session.chunk_ns]:
                 del past[old]
 
-    def _report(self, verdict: Verdict) -> None:
-        level = LEVELS.get(verdict.source, 0)
+    def _report(self, verdict: Verdict, refused: str) -> None:
+        level = LEVELS.get(verdict.source, int(bool(refused)))
         if level and not self._alive:
             level = 3  # STALE: the planner says nothing any more
         figures = {"source": verdict.source.value, "plan_age_s": verdict.plan_age_s, "planner_alive": self._alive}
-        self._diagnostics.publish(diagnostics("safety", verdict.stamp_ns, level, verdict.reason or "ok", figures))
+        self._diagnostics.publish(
+            diagnostics("safety", verdict.stamp_ns, level, verdict.reason or refused or "ok", figures)
+        )
 
 
 def main(args: list[str] | None = None) -> None:

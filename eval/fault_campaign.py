@@ -5,8 +5,8 @@ without them.  A fault is counted from the first stamp at which it changed somet
 one begins, or `RECOVERY_S` after its own end.  It **escapes** when any of this holds in its window:
 
 - *followed*: a verdict is NOMINAL at a stamp whose plan or observation the fault had changed: the car was driven by it;
-- *silent*: no verdict gives a reason, so that neither the log nor the diagnostics would show it; or every reason belongs
-  to another kind of fault (`Kind.caught_by`): then it was caught by luck;
+- *silent*: no verdict and no event gives a reason, so that neither the log nor the diagnostics would show it; or every
+  reason belongs to another kind of fault (`Kind.caught_by`): then it was caught by luck;
 - *lasting*: it ends, and seconds later there still is no nominal verdict (where the drive goes on for so long);
 - *harm*: a collision at fault, a place off the road or a red light crossed, where the twin had none on its whole drive;
 - *astray*: the car stands out of its lane, and is more than `ASTRAY_M` further from the route than its twin was at the
@@ -263,7 +263,8 @@ def _outcome(
     detection = ((right or told)[0][0].stamp_ns - start) / NS if told else None
     extra, outside = _astray(log, twin, window)
     nominal = [s for s in window if s.verdict.source is Source.NOMINAL]
-    content = KINDS[fault.kind].where != "planner" or layer == "in-process"  # a dead process said nothing to follow
+    # On a graph a dead process says nothing to follow, and late frames carry their true stamps: late plans, not wrong ones.
+    content = layer == "in-process" or not (KINDS[fault.kind].where == "planner" or fault.kind == "late")
     followed = [s for s in nominal if content and s.verdict.trajectory.stamp_ns in stamps]
     recovered = any(s.stamp_ns > max(stamps) for s in nominal)
     patience = (window[-1].stamp_ns - max(stamps)) / NS if window else 0.0
@@ -300,6 +301,9 @@ def _outcome(
 def _said(log: StepLog, step: Step) -> str:
     """What the log gives as the reason at this step: a finding, a truncated answer, or safety's reason; "" for none."""
     reason = Reason.of(step.verdict.reason)
+    for event in log.notes.get("events", ()):
+        if event["kind"] == "refused_plan" and event["stamp_ns"] == step.stamp_ns:
+            reason = Reason.of(event["text"])
     if reason in (Reason.NO_PLAN, Reason.NO_NEW_PLAN):
         for event in log.notes.get("events", ()):
             if event["kind"] == "planner_error" and event["stamp_ns"] == step.stamp_ns:

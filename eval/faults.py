@@ -62,7 +62,12 @@ KINDS: dict[str, Kind] = {
             needs_motion=True,
         ),
         Kind("dropped", "camera", "a camera's frames do not come", (Finding.MISSING.value, *_SILENT)),
-        Kind("late", "camera", "a camera's frames come 0.4 to 2 s late", (Finding.STALE.value, *_SILENT)),
+        Kind(
+            "late",
+            "camera",
+            "a camera's frames come 0.4 to 2 s late",
+            (Finding.STALE.value, Finding.MISSING.value, *_SILENT),
+        ),
         Kind("black", "camera", "a camera is black, or white, or grey", (Finding.BLANK.value, *_SILENT)),
         Kind(
             "frozen",

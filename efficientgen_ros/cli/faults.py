@@ -43,6 +43,11 @@ def faults_command(
     ] = 500,
     learned: Annotated[int, typer.Option(min=0, help="More of them in drives of --planner.")] = 60,
     planner: Annotated[str, typer.Option(help="The learned planner.")] = DEFAULT,
+    mode: Annotated[
+        Literal["none", "sync", "realtime", "both"],
+        typer.Option(help="Modes of the drives on ROS 2 graphs; none: no ROS."),
+    ] = "both",
+    rounds: Annotated[int, typer.Option(min=1, help="Times that every kind is injected on a graph, per mode.")] = 1,
     scenario: Annotated[list[str], typer.Option(help="Scenario; default: all.")] = [],  # noqa: B006
     safety: Annotated[
         Literal["on", "off"], typer.Option(help="off: the same drives with plans unchecked, for the scores alone.")
@@ -54,7 +59,7 @@ def faults_command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew even if --out holds results.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Inject faults into drives and check that none is driven by, none is silent and none does harm."""
+    """Inject faults into drives, in process and on ROS 2 graphs: none may be driven by, be silent or do harm."""
     from efficientgen.eval.fault_campaign import DISGUISED, jobs_for, run_job
     from efficientgen.worldsim.scenario import load_scenario, scenario_names
 
@@ -72,6 +77,16 @@ def faults_command(
                 held[record["key"]] = record
                 _write(out, _summary(held))
                 progress.advance(task, record["injected"])
+        if mode != "none" and safety == "on":
+            from efficientgen_ros.fault_drives import ros_jobs, run_ros_job
+
+            modes = ("sync", "realtime") if mode == "both" else (mode,)
+            graphs = ros_jobs(modes, rounds, planner)
+            task = progress.add_task("drives on ROS 2 graphs", total=len(graphs))
+            for record in _each(run_ros_job, graphs, held, 10**9, 1):
+                held[record["key"]] = record
+                _write(out, _summary(held))
+                progress.advance(task)
     summary = _summary(held)
     _write(out, summary)
     if as_json:
