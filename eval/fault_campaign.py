@@ -8,10 +8,15 @@ one begins, or `RECOVERY_S` after its own end.  It **escapes** when any of this 
 - *silent*: no verdict and no event gives a reason, so that neither the log nor the diagnostics would show it; or every
   reason belongs to another kind of fault (`Kind.caught_by`): then it was caught by luck;
 - *lasting*: it ends, and seconds later there still is no nominal verdict (where the drive goes on for so long);
-- *harm*: a collision at fault, a place off the road or a red light crossed, where the twin had none on its whole drive;
-- *astray*: the car stands out of its lane, and is more than `ASTRAY_M` further from the route than its twin was at the
-  same place.  Inside its lane a car that brakes endangers nobody, and half a metre is what two undisturbed drives of
-  one scenario differ by.
+- *harm*: until `AFTER_S` after the planner drives again, a collision at fault, a place off the road or a red light
+  crossed, where the twin had none on its whole drive;
+- *astray*: the car is out of its lane, more than `ASTRAY_M` further from the route than its twin was at the same place,
+  and not on the path of the last valid plan either.  Inside its lane a car that brakes endangers nobody, and half a
+  metre is what two undisturbed drives of one scenario differ by.
+
+A car that is out of its lane on the path of a valid plan was led there by its planner, which the ladder has to believe:
+it knows no lanes.  That is no escape, but it is counted (`led_m`), and `eval/braking.py` measures how often a last plan
+does it.
 
 "Caught" therefore means: never driven by, always shown, for the right reason, and without harm.  Most drives are the
 expert's, who plans on the oracle and answers as a `Planner`: it keeps its lane, so what goes astray is the ladder's
@@ -20,6 +25,7 @@ doing.  A part is driven by the learned planner.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,12 +39,24 @@ from efficientgen.eval.runner import drive, handover_stamp
 from efficientgen.eval.step_log import Step, StepLog
 from efficientgen.perception.health import Finding
 from efficientgen.perception.route import locate
-from efficientgen.perception.types import CHUNK_NS, NS, EgoState, Observation, OracleFrame, Plan, Source, VehicleParams
+from efficientgen.perception.types import (
+    CHUNK_NS,
+    F64,
+    NS,
+    EgoState,
+    Observation,
+    OracleFrame,
+    Plan,
+    Source,
+    Trajectory,
+    VehicleParams,
+)
 from efficientgen.planning.expert import expert_plan
 from efficientgen.planning.safety import Reason, SafetyParams
 from efficientgen.worldsim.scenario import Scenario
 
 RECOVERY_S = 12.0
+AFTER_S = 2.0
 PATIENCE_S = {"restart": 11.0}  # a process starts, loads its model and needs 4 s of history; others: 2 s
 ASTRAY_M = 0.5
 DISGUISED = "expert-in-disguise"
@@ -61,6 +79,7 @@ class Outcome:
     detection_s: float | None  # from the first stamp changed to the first verdict with a reason
     extra_m: float  # further from the route than the twin at the same place, at most
     escaped: str  # why, "" when caught
+    led_m: float = 0.0  # the same where the car was out of its lane on the path of a valid plan
 
 
 class Watched:
@@ -261,14 +280,14 @@ def _outcome(
     right = [(step, said) for step, said in told if said in KINDS[fault.kind].caught_by]
     by = (right or told)[0][1] if told else ""
     detection = ((right or told)[0][0].stamp_ns - start) / NS if told else None
-    extra, outside = _astray(log, twin, window)
+    extra, astray, led = _astray(log, twin, window)
     nominal = [s for s in window if s.verdict.source is Source.NOMINAL]
-    # On a graph a dead process says nothing to follow, and late frames carry their true stamps: late plans, not wrong ones.
+    # On a graph a dead process says nothing to follow, and late frames carry true stamps: late plans, not wrong ones.
     content = layer == "in-process" or not (KINDS[fault.kind].where == "planner" or fault.kind == "late")
     followed = [s for s in nominal if content and s.verdict.trajectory.stamp_ns in stamps]
-    recovered = any(s.stamp_ns > max(stamps) for s in nominal)
     patience = (window[-1].stamp_ns - max(stamps)) / NS if window else 0.0
-    harm = _harm(log, undisturbed, start, end_ns)
+    back = [s.stamp_ns for s in nominal if s.stamp_ns > max(stamps)]
+    harm = _harm(log, undisturbed, start, min(end_ns, back[0] + round(AFTER_S * NS)) if back else end_ns)
     escaped = ""
     if followed:
         escaped = f"followed at {followed[0].stamp_ns / NS:.1f} s"
@@ -276,12 +295,12 @@ def _outcome(
         escaped = "silent"
     elif by not in KINDS[fault.kind].caught_by:
         escaped = f"caught by luck: {by}"
-    elif not recovered and not KINDS[fault.kind].lasting and patience > PATIENCE_S.get(fault.kind, 2.0):
+    elif not back and not KINDS[fault.kind].lasting and patience > PATIENCE_S.get(fault.kind, 2.0):
         escaped = f"no nominal verdict within {patience:.0f} s of its end"
     elif harm:
         escaped = harm
-    elif outside:
-        escaped = f"{outside:.2f} m astray"
+    elif astray:
+        escaped = f"{astray:.2f} m astray"
     return Outcome(
         kind=fault.kind,
         layer=layer,
@@ -295,6 +314,7 @@ def _outcome(
         detection_s=detection,
         extra_m=extra,
         escaped=escaped,
+        led_m=led,
     )
 
 
@@ -317,18 +337,55 @@ def _said(log: StepLog, step: Step) -> str:
     return step.verdict.reason
 
 
-def _astray(log: StepLog, twin: StepLog, window: Sequence[Step]) -> tuple[float, float]:
-    """(most m further from the route than the twin at the same place, the same where out of the lane and too far)."""
+def _astray(log: StepLog, twin: StepLog, window: Sequence[Step]) -> tuple[float, float, float]:
+    """How much further from the route than the twin at the same place, m: at most; out of the lane and off the path of
+    any valid plan (0 up to `ASTRAY_M`); out of the lane on such a path.
+    """
     if not window:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     place, offset = _track(log, window)
     twin_place, twin_offset = _track(twin, twin.steps)
     order = np.argsort(twin_place, kind="stable")
     extra = np.abs(offset) - np.interp(place, twin_place[order], np.abs(twin_offset)[order])
     index = np.clip((place / log.route.spacing).astype(int), 0, len(log.route.half_widths) - 1)
-    out = np.abs(offset) + 0.5 * VehicleParams().width > log.route.half_widths[index]
-    wrong = extra[out & (extra > ASTRAY_M)]
-    return max(0.0, float(extra.max())), float(wrong.max()) if len(wrong) else 0.0
+    wrong = np.abs(offset) + 0.5 * VehicleParams().width > log.route.half_widths[index]
+    wrong &= extra > ASTRAY_M
+    planned = _off_plan(log, window) <= ASTRAY_M
+    return (
+        max(0.0, float(extra.max())),
+        float(extra[wrong & ~planned].max(initial=0.0)),
+        float(extra[wrong & planned].max(initial=0.0)),
+    )
+
+
+def _off_plan(log: StepLog, window: Sequence[Step]) -> np.ndarray:
+    """m between the rear axle at every tick of `window` and the path of the last valid plan until then."""
+    valid = (Source.EXPERT, Source.NOMINAL)
+    path: Trajectory | None = None
+    for step in log.steps:
+        if step.stamp_ns < window[0].stamp_ns and step.verdict.source in valid:
+            path = step.verdict.trajectory
+    out = []
+    for step in window:
+        if step.verdict.source in valid:
+            path = step.verdict.trajectory
+        for tick in step.ticks:
+            out.append(math.inf if path is None else _distance(path.points, tick.ego))
+    return np.array(out)
+
+
+def _distance(points: F64, ego: EgoState) -> float:
+    """m from the rear axle to a polyline that goes straight on beyond its end."""
+    keep = np.concatenate([[True], np.hypot(*np.diff(points, axis=0).T) > 1e-3])
+    path = points[keep]
+    here = np.array([ego.x, ego.y])
+    if len(path) < 2:
+        return float(np.hypot(*(here - path[0])))
+    legs = np.diff(path, axis=0)
+    share = ((here - path[:-1]) * legs).sum(1) / (legs * legs).sum(1)
+    share[:-1] = np.clip(share[:-1], 0.0, 1.0)
+    share[-1] = max(share[-1], 0.0)
+    return float(np.hypot(*(here - path[:-1] - share[:, None] * legs).T).min())
 
 
 def _track(log: StepLog, steps: Sequence[Step]) -> tuple[np.ndarray, np.ndarray]:
@@ -406,6 +463,7 @@ def table(held: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
             "escaped": sum(bool(o.escaped) for o in mine),
             "extra_p95_m": float(np.percentile([o.extra_m for o in mine], 95)),
             "extra_max_m": max(o.extra_m for o in mine),
+            "led_out_by_plan": sum(o.led_m > 0.0 for o in mine),
             "detection_max_s": max(times, default=None),
             "detection_mean_s": float(np.mean(times)) if times else None,
         }
