@@ -175,6 +175,11 @@ class Assembly:
             for key, plan in sorted(self.plans.items())
             if not len(plan.waypoints) and key in self.scaffolds
         ]
+        events += [
+            {"stamp_ns": r.stamp_ns, "kind": "refused_plan", "text": r.refused}
+            for r in self.rulings.values()
+            if r.refused
+        ]
         if timed_out:
             text = f"safety ruled {len(timed_out)} times without a plan, first at {min(timed_out) / 1e9:.1f} s"
             events.append({"stamp_ns": min(timed_out), "kind": "no_plan", "text": text})

@@ -29,6 +29,7 @@ from efficientgen_ros.parameters import Parameter, Value, check_all, find
 from efficientgen_ros.supervisor import Supervisor, own_domain
 
 CONFIG, PROFILE = "launch/config/drive.yaml", "launch/fastdds.xml"
+_SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT, "restart": signal.SIGKILL}
 STALL_TIMEOUT_S = 180.0  # wall time without a finished step after which a drive is given up
 
 
@@ -78,6 +79,15 @@ ARGUMENTS: tuple[Argument, ...] = (
 )
 
 
+@dataclass(frozen=True)
+class Disturbance:
+    """Something done to a node's process when the drive reaches `at_s`."""
+
+    at_s: float
+    action: str  # "kill" (-9) | "stop" (SIGSTOP) | "continue" (SIGCONT) | "restart" (kill -9, start, lead to active)
+    node: str = "planner"
+
+
 class BringupError(RuntimeError):
     """The nodes could not be started or the drive could not begin; the message holds the node's last words."""
 
@@ -120,7 +130,7 @@ def drive_ros(
     *,
     keep_frames: bool = False,
     on_step: Callable[[Step], None] | None = None,
-    chaos: tuple[str, float] | None = None,
+    chaos: tuple[Disturbance, ...] = (),
     tuning: dict[str, dict[str, Value]] | None = None,
 ) -> StepLog:
     """Drive one scenario on a ROS 2 graph of separate processes; the log that `eval.runner.drive` would return.
@@ -132,7 +142,7 @@ def drive_ros(
         record_dir: gets `drive.mcap`, `log/` (the step log) and `logs/` (what the nodes printed).
         keep_frames: draw and record every tick's pictures.
         on_step: called with each finished step, without its pictures.
-        chaos: (node, seconds): `kill -9` that node when the drive reaches that time.
+        chaos: what is done to the nodes' processes, and when.
         tuning: more parameters per node, over those of `launch/config/drive.yaml`.
 
     Raises:
@@ -164,9 +174,10 @@ def drive_ros(
     with own_domain() as domain, _environment(domain) as environment, _termination_as_interrupt():
         supervisor = Supervisor(environment, directory / "logs")
         try:
-            for spec in specs:
-                supervisor.start(spec.name, _command(spec, parameters[spec.name], directory))
-            events = _run(specs, supervisor, domain, on_step, chaos)
+            commands = {spec.name: _command(spec, parameters[spec.name], directory) for spec in specs}
+            for name, command in commands.items():
+                supervisor.start(name, command)
+            events = _run(specs, commands, supervisor, domain, on_step, chaos)
         finally:
             supervisor.stop()
     return _collect(directory, specs, supervisor, events, monotonic() - began)
@@ -174,10 +185,11 @@ def drive_ros(
 
 def _run(
     specs: tuple[NodeSpec, ...],
+    commands: dict[str, list[str]],
     supervisor: Supervisor,
     domain: int,
     on_step: Callable[[Step], None] | None,
-    chaos: tuple[str, float] | None,
+    chaos: tuple[Disturbance, ...],
 ) -> list[dict[str, Any]]:
     """Lead the graph from start to end; what happened to its processes."""
     from efficientgen_ros.monitor import Monitor
@@ -186,22 +198,28 @@ def _run(
     stamp_ns, heard = 0, monotonic()
     report = on_step or (lambda step: None)
     required = {spec.name for spec in specs if spec.required}
+    ahead, reborn = sorted(chaos, key=lambda disturbance: disturbance.at_s), set[str]()
     try:
         with Monitor(domain, [spec.name for spec in specs if spec.lifecycle]) as monitor:
             while supervisor.running("recorder"):
                 for step in monitor.spin(0.05):
                     stamp_ns, heard = step.ticks[-1].stamp_ns, monotonic()
                     report(step)
-                if chaos is not None and stamp_ns >= chaos[1] * 1e9:
-                    supervisor.signal(chaos[0], signal.SIGKILL)
-                    events.append({"stamp_ns": stamp_ns, "kind": "chaos", "text": f"kill -9 {chaos[0]}"})
-                    chaos = None
+                while ahead and stamp_ns >= ahead[0].at_s * 1e9:
+                    done = ahead.pop(0)
+                    supervisor.signal(done.node, _SIGNALS[done.action])
+                    reborn |= {done.node} if done.action == "restart" else set()
+                    events.append({"stamp_ns": stamp_ns, "kind": "chaos", "text": f"{done.action} {done.node}"})
                 for ended in supervisor.poll():
                     if ended.node == "recorder":
                         continue
                     text = f"{ended.node} (pid {ended.pid}) {ended.words}"
                     events.append({"stamp_ns": stamp_ns, "kind": "node_exit", "node": ended.node, "text": text})
-                    if ended.node in required or not stamp_ns:
+                    if ended.node in reborn:
+                        reborn.discard(ended.node)
+                        monitor.lead_again(ended.node)
+                        supervisor.start(ended.node, commands[ended.node])
+                    elif ended.node in required or not stamp_ns:
                         return events
                 if monitor.refused or monotonic() - heard > STALL_TIMEOUT_S:
                     text = monitor.refused or f"no step was finished for {STALL_TIMEOUT_S:.0f} s of wall time"

@@ -169,6 +169,7 @@ class Ruling:
     plan_wall_s: float = 0.0  # observation complete -> that plan received
     deadline_missed: bool = False  # real time: the previous stamp's plan had not come
     timed_out: bool = False  # sync: ruled without the plan of this stamp
+    refused: str = ""  # why a plan that came since the last verdict was not even judged
 
 
 def ruling(verdict: Verdict, **facts: Any) -> Ruling:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ from efficientgen_ros import codec
 from efficientgen_ros.interfaces import TOPICS, quality
 
 _WAY = (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
+SETTLE_S = 0.5  # after a restarted node is discovered, for its services to be as well
 
 
 class Monitor:
@@ -45,6 +47,8 @@ class Monitor:
             name: self._node.create_client(ChangeState, f"/{name}/change_state") for name in lifecycle
         }
         self._calls: dict[str, Any] = {}
+        self._former: dict[str, set[bytes]] = {}  # endpoints of earlier lives, until the next is discovered
+        self._not_before: dict[str, float] = {}
 
     def __enter__(self) -> Monitor:
         return self
@@ -66,6 +70,25 @@ class Monitor:
     def _on_progress(self, message: String) -> None:
         self._steps.append(codec.load(message.data, Step))
 
+    def lead_again(self, name: str) -> None:
+        """A lifecycle node was restarted: lead it to active once more, from when its new process is discovered."""
+        self._former[name] = self._endpoints(name)
+        self._stages[name] = 0
+        self._calls.pop(name, None)
+
+    def _endpoints(self, name: str) -> set[bytes]:
+        found = self._node.get_publishers_info_by_topic(f"/{name}/transition_event")
+        return {bytes(info.endpoint_gid) for info in found}
+
+    def _here(self, name: str) -> bool:
+        """Whether the node that is to be led is there, and not only what is left of its former life."""
+        if name in self._former:
+            if not self._endpoints(name) - self._former[name]:
+                return False
+            del self._former[name]
+            self._not_before[name] = monotonic() + SETTLE_S
+        return monotonic() >= self._not_before.get(name, 0.0) and bool(self._clients[name].service_is_ready())
+
     def _lead(self) -> None:
         """Take each lifecycle node one transition further when its last one succeeded."""
         for name, stage in self._stages.items():
@@ -77,6 +100,6 @@ class Monitor:
                 else:
                     self._stages[name] = stage = stage + 1
             if stage < len(_WAY) and name not in self._calls and not self.refused:
-                if self._clients[name].service_is_ready():
+                if self._here(name):
                     request = ChangeState.Request(transition=Transition(id=_WAY[stage]))
                     self._calls[name] = self._clients[name].call_async(request)

@@ -64,6 +64,8 @@ _PLANNER = Parameter("planner", "constant-velocity", "who drives after the hand-
 _WORLD = Parameter("world", "reference", "what draws the pictures", choices=("reference", "none"))
 _KEEP_FRAMES = Parameter("keep_frames", False, "record camera pictures, so that the drive can be shown")
 
+_FAULTS = Parameter("faults", "", "faults to inject (fault campaigns): a JSON list of eval.faults.Fault; empty: none")
+
 PARAMETERS: dict[str, tuple[Parameter, ...]] = {
     "world": (
         Parameter("scenario", "", "scenario to drive (`efficientgen scenarios` lists them)"),
@@ -73,6 +75,7 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         _PLANNER,
         _KEEP_FRAMES,
         Parameter("start_timeout_s", 120.0, "wall time to wait for the other nodes before giving up", 1.0, 3600.0),
+        _FAULTS,
     ),
     "planner": (
         _PLANNER,
@@ -80,6 +83,14 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         Parameter("checkpoint", "", "directory of the model; empty: the one shipped under the planner's name"),
         Parameter("decoder", "", "how a learned planner decodes; empty: its default"),
         Parameter("warm_up", True, "plan once on an empty scene while configuring, so that the first plan is not slow"),
+        Parameter(
+            "input_timeout_s",
+            3.0,
+            "sync mode: wall time to wait for what an observation lacks before saying so instead of planning",
+            0.05,
+            600.0,
+        ),
+        _FAULTS,
     ),
     "safety": (
         _PLANNER,

@@ -2,7 +2,8 @@
 
 Callbacks only store (`intake`); one worker thread plans the newest complete observation, so nothing ever queues: in
 real time a slow planner skips stamps.  A plan goes out at once as a trajectory, then its words, rollouts and cost.  A
-planner that raises answers with an empty trajectory, so that safety need not wait for nothing.
+planner that raises, an observation that is unfit to plan on or does not become complete: the node answers with an empty
+trajectory and says why in words and diagnostics, so that safety need not wait for nothing.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from __future__ import annotations
 import threading
 import traceback
 from functools import partial
+from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import String
 
 from efficientgen.eval.runner import frames_needed
+from efficientgen.perception.health import Expected, Finding, UnfitObservationError, require_fit
 from efficientgen.perception.types import Observation, Plan, Planner
 from efficientgen_ros import codec, messages, viewers
-from efficientgen_ros.intake import Intake
+from efficientgen_ros.intake import Intake, Lack
 from efficientgen_ros.interfaces import BASE_LINK, CAMERAS
 from efficientgen_ros.messages import text
 from efficientgen_ros.parameters import declare
+from efficientgen_ros.sabotage import TamperedPlans, load_faults, tampered_planner
 from efficientgen_ros.session import CommandAt, Session, Wiring, participants, run
 from efficientgen_ros.warm_up import empty_observation
 
@@ -34,7 +38,9 @@ class PlannerNode(LifecycleNode):
     def __init__(self) -> None:
         super().__init__("planner")
         self._values = declare(self, "planner")
+        self._faults = load_faults(str(self._values["faults"]))
         self._planner: Planner | None = None
+        self._newest_ns = 0
         self._intake: Intake | None = None
         self._worker: threading.Thread | None = None
 
@@ -44,6 +50,7 @@ class PlannerNode(LifecycleNode):
         try:
             name, checkpoint, decoder = (str(self._values[key]) for key in ("planner", "checkpoint", "decoder"))
             self._planner = load_planner(name, checkpoint, decoder)
+            self._planner = tampered_planner(self._planner, self._faults)
             self._look = frames_needed(self._planner, 0 if self._values["world"] == "none" else 2)
             if self._values["warm_up"]:
                 self._planner.reset(0)
@@ -52,11 +59,13 @@ class PlannerNode(LifecycleNode):
             self.get_logger().error(f"cannot configure: {type(error).__name__}: {error}")
             return TransitionCallbackReturn.FAILURE
         self._wiring = Wiring(self, "planner", participants(name))
-        self._out = {key: self._wiring.publisher(key) for key in OUTPUTS}
+        self._out: dict[str, Any] = {key: self._wiring.publisher(key) for key in OUTPUTS}
+        if self._faults:
+            self._out["plan"] = TamperedPlans(self._out["plan"], self._faults)
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._intake = intake = Intake(self._look)
+        self._intake = intake = Intake(self._look, float(self._values["input_timeout_s"]), self._complain)
         self._wiring.subscribe("session", self._on_session)
         self._wiring.subscribe("command", lambda message: intake.add_command(codec.load(message.data, CommandAt)))
         for key in ("odometry", "acceleration", "steering"):
@@ -78,17 +87,33 @@ class PlannerNode(LifecycleNode):
         self._intake.add_session(session)
 
     def _work(self, intake: Intake) -> None:
-        while (observation := intake.wait()) is not None:
-            self._answer(observation)
+        while (found := intake.wait()) is not None:
+            self._newest_ns = found.stamp_ns
+            if isinstance(found, Lack):
+                finding = Finding.MISSING if "frame" in found.what else Finding.HISTORY_STAMPS
+                self._say(_no_plan(found.stamp_ns, f"NotEnoughHistoryError: {finding.value}: no {found.what}"))
+            else:
+                self._say(self._answer(found))
 
-    def _answer(self, observation: Observation) -> None:
+    def _answer(self, observation: Observation) -> Plan:
         assert self._planner is not None
-        stamp = observation.stamp_ns
         try:
-            plan = messages.snap_times(self._planner.plan(observation))
+            require_fit(observation, Expected(CAMERAS, self._look))
+            return messages.snap_times(self._planner.plan(observation))
+        except UnfitObservationError as error:
+            self.get_logger().warning(f"no plan for {observation.stamp_ns / 1e9:.1f} s: {error}")
+            return _no_plan(observation.stamp_ns, f"{type(error).__name__}: {error}")
         except Exception as error:  # the drive goes on under the safety ladder, and the log says why
             self.get_logger().error(traceback.format_exc())
-            plan = Plan(stamp, np.zeros((0, 2)), np.zeros(0), text=f"{type(error).__name__}: {error}")
+            return _no_plan(observation.stamp_ns, f"{type(error).__name__}: {error}")
+
+    def _complain(self, words: str) -> None:
+        """An input was refused."""
+        self.get_logger().warning(words)
+        self._out["diagnostics"].publish(viewers.diagnostics("planner", self._newest_ns, 3, words, {}))
+
+    def _say(self, plan: Plan) -> None:
+        stamp = plan.stamp_ns
         self._out["plan"].publish(messages.plan_message(plan))
         self._out["scaffold"].publish(text(messages.scaffold_json(plan)))
         self._out["plan_path"].publish(viewers.path_message(stamp, BASE_LINK, plan.waypoints, plan.times_s))
@@ -111,6 +136,10 @@ class PlannerNode(LifecycleNode):
             self._intake.close()
         if self._worker is not None:
             self._worker.join(timeout=3.0)
+
+
+def _no_plan(stamp_ns: int, why: str) -> Plan:
+    return Plan(stamp_ns, np.zeros((0, 2)), np.zeros(0), text=why)
 
 
 def main(args: list[str] | None = None) -> None:

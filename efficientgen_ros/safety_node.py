@@ -4,6 +4,9 @@ A stamp is due when its command arrives (the world's last word on a chunk).  In 
 stamp's plan, but only while the planner is alive (DDS liveliness) and within `sync_timeout_s`, which halves with every
 plan in a row that did not come.  In real time it rules at once with the newest plan there is; a plan takes effect at
 the first stamp after its arrival, shifted by its age, and counts as late when it is not the previous stamp's.
+
+A plan in another frame, older than one received before, or far ahead of the drive is refused as it arrives, so that it
+cannot hide the next good one; the next verdict that is not nominal tells why.
 """
 
 from __future__ import annotations
@@ -17,15 +20,18 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from trajectory_msgs.msg import MultiDOFJointTrajectory
 
-from efficientgen.perception.types import EgoState, Plan, Verdict
-from efficientgen.planning.safety import SafetyState, judge
+from efficientgen.perception.types import CHUNK_NS, NS, EgoState, Plan, Source, Verdict
+from efficientgen.planning.safety import Reason, SafetyState, judge
 from efficientgen_ros import codec
+from efficientgen_ros.interfaces import BASE_LINK
 from efficientgen_ros.messages import EgoJoin, plan_from, ruling, text, trajectory_message
 from efficientgen_ros.parameters import declare
 from efficientgen_ros.session import STEADY, CommandAt, Session, Wiring, participants, run
 from efficientgen_ros.viewers import diagnostics
 
 SHORTEST_WAIT_S = 1.0
+AHEAD_NS = 2 * CHUNK_NS  # a planner may have heard of a stamp before safety has
+LEVELS = {Source.SHIFTED: 1, Source.BRAKE: 2, Source.STOP: 2}  # WARN, ERROR
 
 
 class SafetyNode(Node):
@@ -40,6 +46,8 @@ class SafetyNode(Node):
         self._egos: dict[int, EgoState] = {}
         self._expert: dict[int, Plan] = {}
         self._newest: Plan | None = None  # of the planner
+        self._refused = ""  # why the last plan was not accepted, since the last verdict
+        self._told_ns = 0  # newest stamp of a command
         self._due: list[tuple[int, float]] = []  # stamps to rule on, and since when (wall)
         self._asked: dict[int, float] = {}  # stamp -> when its observation was complete (wall)
         self._plan_wall_s = 0.0
@@ -66,6 +74,7 @@ class SafetyNode(Node):
     def _on_command(self, message: String) -> None:
         stamp, now = codec.load(message.data, CommandAt).stamp_ns, monotonic()
         self._asked[stamp] = now
+        self._told_ns = max(self._told_ns, stamp)
         self._due.append((stamp, now))
         self._rule()
 
@@ -75,11 +84,17 @@ class SafetyNode(Node):
         self._rule()
 
     def _on_plan(self, message: MultiDOFJointTrajectory) -> None:
-        plan = plan_from(message)
-        if self._newest is None or plan.stamp_ns > self._newest.stamp_ns:
+        plan, frame = plan_from(message), message.header.frame_id
+        if frame != BASE_LINK:
+            self._refused = f"{Reason.WRONG_FRAME.value}: '{frame}' where '{BASE_LINK}' is expected"
+        elif plan.stamp_ns > self._told_ns + AHEAD_NS:
+            self._refused = f"{Reason.FUTURE.value}, {(plan.stamp_ns - self._told_ns) / NS:.2f} s ahead"
+        elif self._newest is not None and plan.stamp_ns <= self._newest.stamp_ns:
+            self._refused = f"{Reason.STALE.value}, {(self._told_ns - plan.stamp_ns) / NS:.2f} s old"
+        else:
             self._newest = plan
             self._plan_wall_s = monotonic() - self._asked.get(plan.stamp_ns, monotonic())
-            self._missed_in_a_row = 0
+        self._missed_in_a_row = 0  # it lives
         self._rule()
 
     def _on_ego(self, message: Any) -> None:
@@ -100,7 +115,8 @@ class SafetyNode(Node):
             expert = self._session.expert_at(stamp)
             plan = self._expert.get(stamp) if expert else self._newest
             fresh = plan is not None and plan.stamp_ns == stamp
-            if not fresh and (expert or not self._session.realtime and self._worth_waiting(since)):
+            waits = not self._session.realtime and not self._refused and self._worth_waiting(since)
+            if not fresh and (expert or waits):
                 return
             self._due.pop(0)
             if self._by_expert and not expert:  # the planner's answer to a stamp that the expert drove is new
@@ -118,7 +134,9 @@ class SafetyNode(Node):
         assert session is not None
         ego = self._egos[stamp]
         answered = plan if plan is not None and len(plan.waypoints) else None  # an empty plan: the planner raised
-        self._state, verdict = judge(self._state, answered, ego, stamp, expert=stamp < session.handover_ns)
+        by_expert = stamp < session.handover_ns
+        self._state, verdict = judge(self._state, answered, ego, stamp, expert=by_expert, refused=self._refused)
+        refused, self._refused = self._refused, ""
         timed_out = not session.realtime and not fresh
         late = session.realtime and not expert and (plan is None or plan.stamp_ns < stamp - session.chunk_ns)
         self._missed_in_a_row += timed_out
@@ -128,17 +146,22 @@ class SafetyNode(Node):
             "plan_wall_s": 0.0 if expert else self._plan_wall_s,
             "deadline_missed": late,
             "timed_out": timed_out,
+            "refused": refused,
         }
         self._verdict.publish(text(codec.dump(ruling(verdict, **facts))))
-        self._report(verdict)
+        self._report(verdict, refused)
         for past in (self._egos, self._expert, self._asked):
             for old in [key for key in past if key < stamp - 8 * session.chunk_ns]:
                 del past[old]
 
-    def _report(self, verdict: Verdict) -> None:
-        level = 1 if verdict.source.fallback else 0
+    def _report(self, verdict: Verdict, refused: str) -> None:
+        level = LEVELS.get(verdict.source, int(bool(refused)))
+        if level and not self._alive:
+            level = 3  # STALE: the planner says nothing any more
         figures = {"source": verdict.source.value, "plan_age_s": verdict.plan_age_s, "planner_alive": self._alive}
-        self._diagnostics.publish(diagnostics("safety", verdict.stamp_ns, level, verdict.reason or "ok", figures))
+        self._diagnostics.publish(
+            diagnostics("safety", verdict.stamp_ns, level, verdict.reason or refused or "ok", figures)
+        )
 
 
 def main(args: list[str] | None = None) -> None:

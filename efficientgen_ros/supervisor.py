@@ -60,8 +60,9 @@ class Supervisor:
         return {node: child.pid for node, child in self._children.items()}
 
     def start(self, node: str, command: Sequence[str]) -> None:
-        """Start `node` in a session of its own, so that a terminal's Ctrl-C reaches only us."""
-        log = (self.log_directory / f"{node}.log").open("wb")
+        """Start `node`, or start it again, in a session of its own, so that a terminal's Ctrl-C reaches only us."""
+        again = self.exits.pop(node, None) is not None
+        log = (self.log_directory / f"{node}.log").open("ab" if again else "wb")
         self._logs.append(log)
         self._children[node] = subprocess.Popen(
             command,

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
+from efficientgen.eval.faults import Fault
 from efficientgen.eval.runner import host_facts
 from efficientgen.perception.rig import NANO_RIG
 from efficientgen.perception.types import CHUNK_NS, TICK_NS, EgoState, OracleFrame, SensorFrames, Source
@@ -22,6 +23,7 @@ from efficientgen.worldsim.scenario import load_scenario
 from efficientgen_ros import codec, messages, viewers
 from efficientgen_ros.messages import EgoJoin, Ruling, text
 from efficientgen_ros.parameters import declare
+from efficientgen_ros.sabotage import TamperedImages, load_faults
 from efficientgen_ros.session import HEADSTART_NS, CommandAt, Session, Status, Wiring, participants, run
 from efficientgen_ros.stage import Pace, Stage
 
@@ -52,13 +54,17 @@ class WorldNode(Node):
         self._join, self._states, self._sources = EgoJoin(), dict[int, EgoState](), dict[int, Source]()
         self._started, self._over = 0.0, False
         self._pace: Pace | None = None
-        self._wire(bool(values["keep_frames"]), float(values["start_timeout_s"]))
+        faults = load_faults(str(values["faults"]))
+        self._wire(bool(values["keep_frames"]), float(values["start_timeout_s"]), faults)
 
-    def _wire(self, recorder_looks: bool, patience_s: float) -> None:
+    def _wire(self, recorder_looks: bool, patience_s: float, faults: tuple[Fault, ...]) -> None:
         self._wiring = Wiring(self, "world", participants(self._session.planner), recorder_looks)
         keys = ["clock", "session", "status", "oracle", "actors", "route", "command", "expert", "expert_scaffold"]
         keys += [f"{kind}/{camera.name}" for kind in ("image", "camera_info", "mount") for camera in self._cameras]
-        self._out = {key: self._wiring.publisher(key) for key in keys}
+        self._out: dict[str, Any] = {key: self._wiring.publisher(key) for key in keys}
+        for camera in self._cameras if faults else ():
+            key = f"image/{camera.name}"
+            self._out[key] = TamperedImages(self._out[key], camera.name, faults)
         self._out["session"].publish(text(codec.dump(self._session)))
         self._out["route"].publish(viewers.route_message(self._stage.route))
         for camera in self._cameras:

@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 from efficientgen.eval.latency import MEASURED_PLANS, Desk, Latency, LatencyError, median_latency
 from efficientgen.eval.referee import Referee
 from efficientgen.eval.step_log import Step, StepLog, scored_steps
+from efficientgen.perception.health import Expected, require_fit
 from efficientgen.perception.observation import HISTORY_NS, ObservationBuilder
 from efficientgen.perception.route import command_at, locate
 from efficientgen.perception.types import (
@@ -148,6 +149,7 @@ def drive(
     oracle: Any = None,
     on_step: Callable[[Step], None] | None = None,
     transform_observation: Callable[[Observation], Observation] | None = None,
+    disturb: Callable[[Observation], Observation] | None = None,
     safety: SafetyParams | None = None,
     vehicle: VehicleParams | None = None,
     mode: Literal["sync", "latency"] = "sync",
@@ -163,6 +165,7 @@ def drive(
         on_step: called after each step (progress bars).
         transform_observation: what the planner sees instead of its observation (honesty checks such as swapped images).
         mode: "latency": every plan after the hand-over takes effect `latency` (s) after its stamp, the expert's too.
+        disturb: what broken sensors make of the observation (fault injection), before it is found fit to plan on.
 
     Raises:
         WorldNeededError: the planner needs frames and `world` is None.
@@ -211,7 +214,7 @@ def drive(
             elif isinstance(planner, str) or not handed_over:
                 plan = expert_plan(route, frame)
             else:
-                plan = _ask(planner, builder, now_ns, command, transform_observation, events)
+                plan = _ask(planner, builder, now_ns, command, transform_observation, events, disturb, safety.enabled)
             wall = time.perf_counter() - began_plan if asked else 0.0
             arrival: tuple[int, Plan | None] | None = (now_ns, plan)
             if handed_over:
@@ -306,12 +309,19 @@ def _ask(
     command: Command,
     transform: Callable[[Observation], Observation] | None,
     events: list[dict[str, Any]],
+    disturb: Callable[[Observation], Observation] | None,
+    checked: bool,
 ) -> Plan | None:
-    """The planner's plan, or None with an event when it raises."""
+    """The planner's plan, or None with an event when it raises or its observation is unfit."""
     observation = builder.build(now_ns, command)
-    if transform is not None:
-        observation = transform(observation)
+    expected = Expected(tuple(observation.cameras), builder.frames_per_camera)
+    if disturb is not None:
+        observation = disturb(observation)
     try:
+        if checked:
+            require_fit(observation, expected)
+        if transform is not None:
+            observation = transform(observation)
         return planner.plan(observation)
     except Exception as error:  # whatever a planner dies of, the drive goes on under the ladder, and the log says so
         events.append({"stamp_ns": now_ns, "kind": "planner_error", "text": f"{type(error).__name__}: {error}"})

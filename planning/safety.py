@@ -13,13 +13,18 @@ car in its lane is to travel less of them: `eval/braking.py` measures the design
 table.  The deceleration is the most that UN R157 (5.5.1) allows a minimum-risk manoeuvre to demand.
 
 A better rung is taken again as soon as a valid plan arrives.  The limits catch plans that no car could or should
-drive, not plans that are merely a little noisy: a learned planner's waypoints carry centimetres of quantisation.
+drive, not plans that are merely a little noisy: a learned planner's waypoints carry centimetres of quantisation.  What
+a plan may be is measured against the car itself (its speed, its turning circle), which is stricter than measuring it
+against the plan before, and lets a planner change its mind.
+
+Every refusal begins with the words of a `Reason`, so that logs and diagnostics can be counted: `Reason.of(words)`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from enum import Enum
 
 import numpy as np
 
@@ -28,10 +33,37 @@ from efficientgen.perception.types import F64, NS, EgoState, Plan, Source, Traje
 from efficientgen.planning.tracker import anchor
 
 
+class Reason(str, Enum):
+    """Why a verdict is not nominal; the words that its `reason` begins with."""
+
+    NO_PLAN = "no plan"  # none ever, or the planner answered that it has none
+    NO_NEW_PLAN = "no new plan"  # the newest was judged before
+    NO_STATE = "no ego state"
+    WRONG_FRAME = "wrong frame"
+    FUTURE = "plan from the future"
+    STALE = "stale plan"
+    MALFORMED = "malformed plan"  # shapes, times
+    NOT_FINITE = "plan holds NaN or infinity"
+    SHORT = "plan too short"
+    UNREACHABLE = "unreachable"  # from where the car is, at its speed
+    SPEED = "plan too fast"
+    BACKWARD = "plan drives backward"
+    ACCELERATION = "plan accelerates too hard"
+    LATERAL = "plan turns too hard"
+    BUSY = "the planner is busy"  # latency mode: nothing was due
+
+    @staticmethod
+    def of(words: str) -> Reason | None:
+        """The reason that `words` begin with; None for "" and unknown words."""
+        held = [reason for reason in Reason if words.startswith(reason.value)]
+        return max(held, key=lambda reason: len(reason.value), default=None)
+
+
 @dataclass(frozen=True)
 class SafetyParams:
     """Limits of the ladder; SI units."""
 
+    enabled: bool = True  # False: every finite plan is followed unchecked, else the last one; to see who drives
     bridge_s: float = 0.8  # SHIFTED for less than this after the last valid plan was taken: one missing plan ...
     max_plan_age_s: float = 1.2  # ... and only while the plan behind the trajectory is younger than this
     max_fresh_age_s: float = 0.9  # an arriving plan older than this is stale (real time: latency + waiting for a stamp)
@@ -43,7 +75,9 @@ class SafetyParams:
     max_acceleration: float = 9.0  # any sign, over windows of `window_s`
     max_lateral_acceleration: float = 9.0
     window_s: float = 0.5
-    jump_margin: float = 1.5  # m by which the first waypoint may miss what the speed allows
+    jump_margin: float = 1.5  # m by which the first waypoint may miss what the speed allows, lengthwise ...
+    side_margin: float = 0.5  # ... sideways, and into the turning circle (nano-ddrive: 0.5 and 0.2 m at most)
+    turning_radius: float = 4.1  # m, rear axle, at full lock
     max_backward: float = 1.0  # m driven against the path's own direction
     rejoin_time_s: float = 1.5  # BRAKE closes the car's offset from the last path within this time
 
@@ -73,18 +107,18 @@ def validate(plan: Plan, ego: EgoState, now_ns: int, params: SafetyParams | None
     params = params or SafetyParams()
     age = (now_ns - plan.stamp_ns) / NS
     if age < 0.0:
-        return f"plan from {-age:.2f} s in the future"
+        return f"{Reason.FUTURE.value}, {-age:.2f} s ahead"
     if age > params.max_fresh_age_s:
-        return f"stale plan, {age:.2f} s old"
+        return f"{Reason.STALE.value}, {age:.2f} s old"
     way, times = np.asarray(plan.waypoints, np.float64), np.asarray(plan.times_s, np.float64)
     if way.ndim != 2 or way.shape[1:] != (2,) or len(way) < 2 or times.shape != (len(way),):
-        return f"plan of shape {way.shape} with times {times.shape}; (T, 2) and (T,) with T >= 2 expected"
+        return f"{Reason.MALFORMED.value}: shape {way.shape}, times {times.shape}; (T, 2), (T,) with T >= 2 expected"
     if not (np.isfinite(way).all() and np.isfinite(times).all()):
-        return "plan holds NaN or infinity"
+        return Reason.NOT_FINITE.value
     if times[0] <= 0.0 or (np.diff(times) <= 0.0).any():
-        return "plan times do not increase from above zero"
+        return f"{Reason.MALFORMED.value}: times do not increase from above zero"
     if times[-1] < params.min_horizon_s:
-        return f"plan ends after {times[-1]:.1f} s, at least {params.min_horizon_s:.1f} s needed"
+        return f"{Reason.SHORT.value}: ends after {times[-1]:.1f} s, at least {params.min_horizon_s:.1f} s needed"
     return _beyond_physics(way, times, ego, params)
 
 
@@ -96,6 +130,7 @@ def judge(
     params: SafetyParams | None = None,
     *,
     expert: bool = False,
+    refused: str = "",
 ) -> tuple[SafetyState, Verdict]:
     """The verdict for `now_ns`.
 
@@ -104,16 +139,22 @@ def judge(
         plan: the newest plan received, None when there is none.  A plan judged before is not fresh again.
         ego: the state at `now_ns`.
         expert: the plan is the hand-over expert's; a valid one is marked `Source.EXPERT`.
+        refused: why a plan that came was not passed on, in the words of a `Reason`; told when no other is followed.
     """
     params = params or SafetyParams()
     state = remember(state, ego)
-    reason, at = "no plan", None
+    if not params.enabled:
+        return _unchecked(state, plan, ego, now_ns)
+    reason, at = refused or Reason.NO_PLAN.value, None
     if plan is not None:
         at = _state_at(state.recent, plan.stamp_ns)
-        if plan.stamp_ns <= state.seen_ns:
-            reason = "no new plan"
+        if plan.stamp_ns < state.seen_ns:
+            older = (state.seen_ns - plan.stamp_ns) / NS
+            reason = refused or f"{Reason.STALE.value}, {older:.2f} s older than one seen before"
+        elif plan.stamp_ns == state.seen_ns:
+            reason = refused or Reason.NO_NEW_PLAN.value
         elif at is None and plan.stamp_ns <= now_ns:
-            reason = f"no ego state is known for the plan's stamp {plan.stamp_ns / NS:.2f} s"
+            reason = f"{Reason.NO_STATE.value} is known for the plan's stamp {plan.stamp_ns / NS:.2f} s"
         else:
             reason = validate(plan, at or ego, now_ns, params)
         if not reason and at is not None:
@@ -124,6 +165,22 @@ def judge(
         if plan.stamp_ns <= now_ns:
             state = replace(state, seen_ns=max(state.seen_ns, plan.stamp_ns))
     return state, _fallback(state, ego, now_ns, reason, params)
+
+
+def _unchecked(state: SafetyState, plan: Plan | None, ego: EgoState, now_ns: int) -> tuple[SafetyState, Verdict]:
+    """Whatever the planner says, as far as a tracker can follow it, anchored where the car is."""
+    if plan is not None:
+        try:
+            state = replace(state, last=anchor(replace(plan, stamp_ns=now_ns), ego), taken_ns=now_ns)
+        except ValueError:  # no numbers, or times that do not increase: nothing to follow
+            plan = None
+    last = state.last
+    if last is None:
+        here = np.array([[ego.x, ego.y], [ego.x, ego.y]])
+        return state, Verdict(now_ns, Trajectory(now_ns, here, np.array([0.0, 1.0])), Source.STOP, Reason.NO_PLAN.value)
+    if plan is None:
+        return state, Verdict(now_ns, last, Source.SHIFTED, Reason.NO_PLAN.value, (now_ns - last.stamp_ns) / NS)
+    return state, Verdict(now_ns, last, Source.NOMINAL)
 
 
 def _fallback(state: SafetyState, ego: EgoState, now_ns: int, reason: str, params: SafetyParams) -> Verdict:
@@ -154,12 +211,20 @@ def _beyond_physics(way: F64, times: F64, ego: EgoState, params: SafetyParams) -
     top = max(ego.speed, 0.0) * dt[0] + 0.5 * params.max_acceleration * dt[0] ** 2 + params.jump_margin
     low = max(ego.speed, 0.0) * dt[0] - 0.5 * params.max_acceleration * dt[0] ** 2 - params.jump_margin
     if lengths[0] > top or way[0, 0] < min(low, -params.max_backward):
-        return f"first waypoint ({way[0, 0]:.1f}, {way[0, 1]:.1f}) m after {dt[0]:.2f} s is out of reach"
+        return f"{Reason.UNREACHABLE.value}: ({way[0, 0]:.1f}, {way[0, 1]:.1f}) m after {dt[0]:.2f} s"
     if way[0, 0] < low:
-        return f"first waypoint {way[0, 0]:.1f} m ahead; the car cannot slow down that fast"
+        return f"{Reason.UNREACHABLE.value}: first waypoint {way[0, 0]:.1f} m ahead, the car cannot slow down that fast"
+    if abs(way[0, 1]) > 0.5 * params.max_lateral_acceleration * dt[0] ** 2 + params.side_margin:
+        return f"{Reason.UNREACHABLE.value}: {abs(way[0, 1]):.1f} m to the side after {dt[0]:.2f} s"
+    travelled = np.cumsum(lengths)
+    deep = params.turning_radius - np.hypot(way[:, 0], np.abs(way[:, 1]) - params.turning_radius)  # m inside the circle
+    inside = (deep > params.side_margin) & (travelled < math.pi * params.turning_radius)
+    if inside.any():
+        k = int(inside.argmax())
+        return f"{Reason.UNREACHABLE.value}: ({way[k, 0]:.1f}, {way[k, 1]:.1f}) m lies inside the turning circle"
     speeds = lengths / dt
     if speeds.max() > params.max_speed:
-        return f"plan drives at {speeds.max():.0f} m/s"
+        return f"{Reason.SPEED.value}: {speeds.max():.0f} m/s"
 
     moving = np.concatenate([[True], lengths[1:] > 0.05])  # direction of very short steps is noise
     headings = np.arctan2(steps[:, 1], steps[:, 0])
@@ -170,7 +235,7 @@ def _beyond_physics(way: F64, times: F64, ego: EgoState, params: SafetyParams) -
         if moves and length > 0.3 and float(step @ ahead) >= 0.0:
             ahead = step / length
     if backward > params.max_backward:
-        return f"plan drives {backward:.1f} m backward"
+        return f"{Reason.BACKWARD.value}: {backward:.1f} m"
 
     # Accelerations over windows of at least window_s between segment mid-times; single steps are too noisy to judge.
     mid = np.concatenate([[0.0], 0.5 * (stamps[1:] + stamps[:-1])])
@@ -184,13 +249,13 @@ def _beyond_physics(way: F64, times: F64, ego: EgoState, params: SafetyParams) -
         slack = 2.0 * 0.15 / (span * dt[max(j - 1, 0)])  # what 0.15 m of noise at both ends of the window may fake
         along = (v[j] - v[i]) / span
         if abs(along) > params.max_acceleration + min(slack, params.max_acceleration):
-            return f"plan accelerates at {along:.0f} m/s^2 after {mid[i]:.1f} s"
+            return f"{Reason.ACCELERATION.value}: {along:.0f} m/s^2 after {mid[i]:.1f} s"
         slow = float(v[i : j + 1].min())
         if slow > 2.0:  # m/s; slower, the direction of a chord is noise
             lateral = slow * abs(turn[j] - turn[i]) / span
             slack = slow * 2.0 * 0.15 / (slow * dt[max(j - 1, 0)] * span)
             if lateral > params.max_lateral_acceleration + min(slack, params.max_lateral_acceleration):
-                return f"plan turns with {lateral:.0f} m/s^2 lateral acceleration after {mid[i]:.1f} s"
+                return f"{Reason.LATERAL.value}: {lateral:.0f} m/s^2 lateral acceleration after {mid[i]:.1f} s"
     return ""
 
 

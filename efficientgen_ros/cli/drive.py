@@ -180,7 +180,7 @@ def _drive_ros(
     progress: Progress,
 ) -> StepLog:
     """The same over ROS 2."""
-    from efficientgen_ros.bringup import drive_ros
+    from efficientgen_ros.bringup import Disturbance, drive_ros
 
     task = progress.add_task(f"{scenario.name} · {planner}", total=scenario.duration_s)
     began = time.monotonic()
@@ -194,7 +194,7 @@ def _drive_ros(
         run / f"{scenario.name}-{planner}-{seed}",
         keep_frames=True,
         on_step=_ticker(progress, task),
-        chaos=None if kill_planner_at is None else ("planner", kill_planner_at),
+        chaos=() if kill_planner_at is None else (Disturbance(kill_planner_at, "kill"),),
         tuning=tuning,
     )
     _done(log, scenario, began, progress, task)

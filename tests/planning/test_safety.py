@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from efficientgen.perception.types import CHUNK_NS, NS, EgoState, Plan, Source, Trajectory
-from efficientgen.planning.safety import SafetyParams, SafetyState, judge, remember, validate
+from efficientgen.planning.safety import Reason, SafetyParams, SafetyState, judge, remember, validate
 
 TIMES = np.arange(1, 7) * 0.5
 
@@ -34,29 +34,48 @@ def bent(plan: Plan, k: int, x: float, y: float) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("plan", "complaint"),
+    ("plan", "reason"),
     [
-        (bent(straight(), 2, math.nan, 0), "NaN"),
-        (bent(straight(), 2, math.inf, 0), "NaN or infinity"),
-        (replace(straight(), waypoints=np.zeros((6, 3))), "shape"),
-        (replace(straight(), waypoints=np.zeros((0, 2)), times_s=np.zeros(0)), "shape"),
-        (replace(straight(), times_s=np.ones(4)), "shape"),
-        (replace(straight(), times_s=TIMES[::-1].copy()), "increase"),
-        (replace(straight(), times_s=TIMES - 0.5), "increase"),
-        (straight(-NS), "stale"),
-        (straight(CHUNK_NS), "future"),
-        (replace(straight(), times_s=TIMES / 3.0), "ends after"),
-        (bent(straight(), 0, 12.0, 0.0), "out of reach"),
-        (bent(straight(), 0, 4.0, 6.0), "out of reach"),
-        (bent(straight(), 0, -2.0, 0.0), "out of reach"),
-        (straight(speed=0.0), "slow down"),
-        (bent(straight(), 5, 50.0, 0.0), "m/s"),
-        (bent(bent(straight(), 4, 14.0, 0.0), 5, 12.0, 0.0), "backward"),
-        (circle(speed=8.0, radius=4.0), "lateral"),
+        (bent(straight(), 2, math.nan, 0), Reason.NOT_FINITE),
+        (bent(straight(), 2, math.inf, 0), Reason.NOT_FINITE),
+        (replace(straight(), waypoints=np.zeros((6, 3))), Reason.MALFORMED),
+        (replace(straight(), waypoints=np.zeros((0, 2)), times_s=np.zeros(0)), Reason.MALFORMED),
+        (replace(straight(), times_s=np.ones(4)), Reason.MALFORMED),
+        (replace(straight(), times_s=TIMES[::-1].copy()), Reason.MALFORMED),
+        (replace(straight(), times_s=TIMES - 0.5), Reason.MALFORMED),
+        (straight(-NS), Reason.STALE),
+        (straight(CHUNK_NS), Reason.FUTURE),
+        (replace(straight(), times_s=TIMES / 3.0), Reason.SHORT),
+        (bent(straight(), 0, 12.0, 0.0), Reason.UNREACHABLE),
+        (bent(straight(), 0, 4.0, 6.0), Reason.UNREACHABLE),
+        (bent(straight(), 0, -2.0, 0.0), Reason.UNREACHABLE),
+        (replace(straight(), waypoints=straight().waypoints + (0.0, 2.5)), Reason.UNREACHABLE),
+        (straight(speed=0.0), Reason.UNREACHABLE),
+        (bent(straight(), 5, 50.0, 0.0), Reason.SPEED),
+        (bent(bent(straight(), 4, 14.0, 0.0), 5, 12.0, 0.0), Reason.BACKWARD),
+        (bent(bent(bent(bent(straight(), 2, 8.0, 4.0), 3, 8.0, 8.0), 4, 8.0, 12.0), 5, 8.0, 16.0), Reason.LATERAL),
+        (bent(straight(speed=7.0), 5, 28.0, 0.0), Reason.ACCELERATION),
     ],
 )
-def test_impossible_plans_are_refused_with_the_reason(plan: Plan, complaint: str):
-    assert complaint in validate(plan, ego(), 0)
+def test_impossible_plans_are_refused_with_the_reason(plan: Plan, reason: Reason):
+    assert Reason.of(validate(plan, ego(), 0)) is reason
+
+
+def test_a_starting_car_cannot_go_sideways():
+    """At standstill there is no speed to judge a bend by: the turning circle does it (a plan in the wrong axes)."""
+    ahead = Plan(0, np.stack([0.9 * TIMES**2, 0.0 * TIMES], 1), TIMES)
+    assert validate(ahead, ego(speed=0.0), 0) == ""
+    tight = circle(speed=1.5, radius=4.2)
+    assert validate(tight, ego(speed=1.5), 0) == "", "full lock is allowed"
+    turned = replace(ahead, waypoints=ahead.waypoints @ np.array([[0.0, 1.0], [-1.0, 0.0]]))
+    assert Reason.of(validate(turned, ego(speed=0.0), 0)) is Reason.UNREACHABLE
+
+
+def test_a_plan_refused_before_judging_is_told():
+    state, _ = judge(SafetyState(), straight(), ego(), 0)
+    _, verdict = judge(state, None, ego(CHUNK_NS, x=3.2), CHUNK_NS, refused=f"{Reason.WRONG_FRAME.value}: 'map'")
+    assert verdict.source is Source.SHIFTED and Reason.of(verdict.reason) is Reason.WRONG_FRAME
+    assert Reason.of("") is None and Reason.of("no new plan") is Reason.NO_NEW_PLAN
 
 
 def test_sound_plans_pass_also_noisy_ones():

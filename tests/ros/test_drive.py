@@ -19,7 +19,7 @@ from efficientgen.perception.route import locate
 from efficientgen.perception.types import CHUNK_NS, NS, Source
 from efficientgen.planning.constant_velocity import ConstantVelocity
 from efficientgen.worldsim.scenario import Scenario
-from efficientgen_ros.bringup import BringupError, drive_ros
+from efficientgen_ros.bringup import BringupError, Disturbance, drive_ros
 
 STRAIGHT = Scenario(
     name="ros-straight",
@@ -80,7 +80,13 @@ def test_ros_and_in_process_drive_the_same_poses(tmp_path):
 def test_a_killed_planner_leaves_the_car_standing_in_its_lane(tmp_path, mode):
     killed_s, scenario = 5.6, replace(STRAIGHT, duration_s=20.0 if mode == "sync" else 14.0)
     log = drive_ros(
-        scenario, 0, "constant-velocity", world="none", mode=mode, record_dir=tmp_path, chaos=("planner", killed_s)
+        scenario,
+        0,
+        "constant-velocity",
+        world="none",
+        mode=mode,
+        record_dir=tmp_path,
+        chaos=(Disturbance(killed_s, "kill"),),
     )
 
     last = log.steps[-1].ticks[-1]
