@@ -13,6 +13,7 @@ from efficientgen.eval.runner import WorldNeededError, drive, follow, handover_s
 from efficientgen.eval.step_log import Step, StepLog
 from efficientgen.perception.types import CHUNK_NS, NS, TICK_NS, Observation, OracleFrame, Source
 from efficientgen.planning.constant_velocity import ConstantVelocity
+from efficientgen.planning.safety import SafetyParams
 from tests.eval.synthetic import FakeOracle, FakePlanner, FakeWorld, ego_at, scenario
 
 
@@ -87,7 +88,7 @@ def test_planner_death_is_logged_and_the_ladder_stops_the_car_in_its_lane(dead_l
     nearest = np.hypot(dead_log.route.points[:, 0] - ego.x, dead_log.route.points[:, 1] - ego.y).min()
     assert nearest < 0.3
     brakes = [t.ego.acceleration for s in dead_log.steps for t in s.ticks if s.verdict.source is Source.BRAKE]
-    assert min(brakes) > -3.5, "braking is comfortable"
+    assert min(brakes) > -SafetyParams().braking - 0.1, "no harder than the ladder says"
 
 
 def test_a_planner_that_looks_needs_a_world():
