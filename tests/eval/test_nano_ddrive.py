@@ -15,14 +15,14 @@ import transformers
 from efficientgen.eval.honesty import picture_bank, swapped_images
 from efficientgen.eval.metrics import score
 from efficientgen.eval.runner import drive
-from efficientgen.perception.types import Observation, Plan
+from efficientgen.perception.types import Observation, Plan, Planner
 from efficientgen.planning.checkpoint import config_to_json
 from efficientgen.planning.ddrive import DDrive
-from efficientgen.planning.load import model_directory
+from efficientgen.planning.load import load_planner, model_directory
 from efficientgen.worldsim.reference.world import ReferenceWorld
 from efficientgen.worldsim.scenario import load_scenario
 
-HELDOUT = ("maple_riverside", "maple_left")
+HELDOUT = ("maple_riverside", "maple_right", "maple_truck")
 
 
 class Listener:
@@ -31,7 +31,7 @@ class Listener:
     frames_per_camera = 2
     name = "nano-ddrive"
 
-    def __init__(self, planner: DDrive) -> None:
+    def __init__(self, planner: Planner) -> None:
         self.planner, self.heard = planner, list[tuple[Observation, Plan]]()
 
     def reset(self, seed: int) -> None:
@@ -52,7 +52,7 @@ def world():
 @pytest.fixture(scope="module")
 def drives(world):
     """(what the planner heard and said, logs) over the held-out scenarios."""
-    listener = Listener(DDrive.from_pretrained(model_directory("nano-ddrive")))
+    listener = Listener(load_planner("nano-ddrive"))
     logs = [drive(load_scenario(name), 0, listener, world) for name in HELDOUT]
     return listener.heard, logs
 
