@@ -82,6 +82,8 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         _WORLD,
         Parameter("checkpoint", "", "directory of the model; empty: the one shipped under the planner's name"),
         Parameter("decoder", "", "how a learned planner decodes; empty: its default"),
+        Parameter("rollouts", 1, "trajectories a learned planner samples and averages per plan; 1: greedy", 1, 64),
+        Parameter("threads", 1, "threads of the process for a learned planner's model", 1, 64),
         Parameter("warm_up", True, "plan once on an empty scene while configuring, so that the first plan is not slow"),
         Parameter(
             "input_timeout_s",

@@ -49,7 +49,8 @@ class PlannerNode(LifecycleNode):
 
         try:
             name, checkpoint, decoder = (str(self._values[key]) for key in ("planner", "checkpoint", "decoder"))
-            self._planner = load_planner(name, checkpoint, decoder)
+            rollouts, threads = int(self._values["rollouts"]), int(self._values["threads"])
+            self._planner = load_planner(name, checkpoint, decoder, rollouts=rollouts, threads=threads)
             self._planner = tampered_planner(self._planner, self._faults)
             self._look = frames_needed(self._planner, 0 if self._values["world"] == "none" else 2)
             if self._values["warm_up"]:

@@ -33,6 +33,9 @@ def drive_command(
     scenario: Annotated[list[str], typer.Argument(help="Scenarios; `efficientgen scenarios` lists them.")] = None,  # type: ignore[assignment]
     planner: Annotated[str, typer.Option(help="nano-ddrive, expert, constant-velocity.")] = DEFAULT,
     checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
+    rollouts: Annotated[
+        int, typer.Option(min=1, max=64, help="Trajectories sampled and averaged per plan; 1: greedy.")
+    ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of traffic, signals and houses.")] = 0,
     world: Annotated[str, typer.Option(help="What draws the cameras: reference.")] = "reference",
     mode: Annotated[
@@ -83,11 +86,13 @@ def drive_command(
     if live:
         console.print(f"live: open ws://localhost:{port} in Foxglove (layout: {share(LAYOUT)})", soft_wrap=True)
     tuning: dict[str, Any] = {"recorder": {"live_port": port}} if live else {}
+    if rollouts > 1:
+        tuning["planner"] = {"rollouts": rollouts}
     entries: list[Entry] = []
     with _progress(console) as progress:
         for each in scenarios:
             if in_process:
-                log = _drive_here(each, seed, planner, checkpoint, latency, progress)
+                log = _drive_here(each, seed, planner, checkpoint, rollouts, latency, progress)
             else:
                 log = _drive_ros(each, seed, planner, checkpoint, world, mode, kill_planner_at, run, tuning, progress)
             entries.append(Entry(_keep(log, run), log))
@@ -142,7 +147,7 @@ def bringup_command(
 
 
 def _drive_here(
-    scenario: Scenario, seed: int, planner: str, checkpoint: str, latency: str, progress: Progress
+    scenario: Scenario, seed: int, planner: str, checkpoint: str, rollouts: int, latency: str, progress: Progress
 ) -> StepLog:
     """The drive that the report shows, with its pictures, in this process."""
     from efficientgen.eval.latency import resolve
@@ -151,7 +156,7 @@ def _drive_here(
 
     task = progress.add_task(f"{scenario.name} · {planner}", total=scenario.duration_s)
     began = time.monotonic()
-    driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint)
+    driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint, rollouts=rollouts)
     world = ReferenceWorld()
     log = drive(
         scenario,

@@ -106,3 +106,16 @@ def test_an_in_process_drive_ends_with_a_report(tmp_path: Path):
     listed = json.loads(run("runs", str(tmp_path / "runs"), "--json").stdout)
     assert [(r["name"], r["planners"][0], r["drives"]) for r in listed["runs"]] == [(name, "nano-ddrive", 1)]
     assert not listed["skipped"]
+
+
+def test_honesty_compares_conditions_and_both_ways_to_drive(tmp_path: Path):
+    """A planner without eyes drives alike whatever is taken from it, token by token or not, in process and over ROS."""
+    pytest.importorskip("rclpy")
+    scenario = tmp_path / "short.yaml"
+    scenario.write_text(SHORT)
+    result = run("eval", "honesty", "--planner", "constant-velocity", "--scenario", str(scenario), "--seeds", "1",
+                 "--same", "1", "--workers", "1", "--json")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert len(told["conditions"]) == 4 and len({c["driving_score"]["mean"] for c in told["conditions"].values()}) == 1
+    assert told["same_drive"] == {"plain AR": [True], "ROS 2 nodes": [True]} and told["answers"] == {}
