@@ -8,14 +8,14 @@ A fault is counted from the first stamp at which it changed something; its windo
   reason belongs to another kind of fault (`Kind.caught_by`): then it was caught by luck;
 - *lasting*: it ends, and seconds later there still is no nominal verdict (where the drive goes on for so long);
 - *harm*: until `AFTER_S` after the planner drives again, a collision at fault, a place off the road or a red light
-  crossed, where the twin had none on its whole drive;
+  crossed, where the twin had none on its whole drive; unless the planner, driving again, does not even brake for it;
 - *astray*: the car is out of its lane, more than `ASTRAY_M` further from the route than its twin was at the same place,
   and not on the path of the last valid plan either.  Inside its lane a car that brakes endangers nobody, and half a
   metre is what two undisturbed drives of one scenario differ by.
 
-A car that is out of its lane on the path of a valid plan was led there by its planner, which the ladder has to believe:
-it knows no lanes.  That is no escape, but it is counted (`led_m`), and `eval/braking.py` measures how often a last plan
-does it.
+A car that is out of its lane on the path of a valid plan, or comes to harm on a fresh one without braking, was led
+there by its planner, which the ladder has to believe: it knows neither lanes nor cars.  That is no escape, but it is
+counted (`led_m`, `led_to`), and `eval/braking.py` measures how often a last plan leads out of the lane.
 
 "Caught" therefore means: never driven by, always shown, for the right reason, and without harm.
 """
@@ -40,6 +40,7 @@ from efficientgen.planning.safety import Reason, SafetyParams
 
 RECOVERY_S = 12.0
 AFTER_S = 2.0
+UNBRAKED_MPS = 0.5
 PATIENCE_S = {"restart": 11.0}  # a process starts, loads its model and needs 4 s of history; others: 2 s
 ASTRAY_M = 0.5
 
@@ -61,6 +62,7 @@ class Outcome:
     extra_m: float  # further from the route than the twin at the same place, at most
     escaped: str  # why, "" when caught
     led_m: float = 0.0  # the same where the car was out of its lane on the path of a valid plan
+    led_to: str = ""  # harm that the planner drove into after the fault, without braking
 
 
 def outcomes(
@@ -109,6 +111,7 @@ def _outcome(
     patience = (window[-1].stamp_ns - max(stamps)) / NS if window else 0.0
     back = [s.stamp_ns for s in nominal if s.stamp_ns > max(stamps)]
     harm = _harm(log, undisturbed, start, min(end_ns, back[0] + round(AFTER_S * NS)) if back else end_ns)
+    own = bool(harm and back) and _drives_into_it(log, undisturbed, harm, start, back[0])
     escaped = ""
     if followed:
         escaped = f"followed at {followed[0].stamp_ns / NS:.1f} s"
@@ -118,7 +121,7 @@ def _outcome(
         escaped = f"caught by luck: {by}"
     elif not back and not KINDS[fault.kind].lasting and patience > PATIENCE_S.get(fault.kind, 2.0):
         escaped = f"no nominal verdict within {patience:.0f} s of its end"
-    elif harm:
+    elif harm and not own:
         escaped = harm
     elif astray:
         escaped = f"{astray:.2f} m astray"
@@ -136,6 +139,7 @@ def _outcome(
         extra_m=extra,
         escaped=escaped,
         led_m=led,
+        led_to=harm if own else "",
     )
 
 
@@ -233,6 +237,16 @@ def _harm(log: StepLog, undisturbed: Metrics, start_ns: int, end_ns: int) -> str
     return ""
 
 
+def _drives_into_it(log: StepLog, undisturbed: Metrics, harm: str, start_ns: int, back_ns: int) -> bool:
+    """Whether the harm came with a fresh plan in force, and no slower than the car was when the planner drove again."""
+    speed = next(step.ego.speed for step in log.steps if step.stamp_ns == back_ns)
+    for step in log.steps:
+        if step.stamp_ns >= start_ns and _harm(log, undisturbed, start_ns, step.stamp_ns + CHUNK_NS) == harm:
+            nominal = step.stamp_ns >= back_ns and step.verdict.source is Source.NOMINAL
+            return nominal and step.ticks[-1].ego.speed > speed - UNBRAKED_MPS
+    return False
+
+
 def _until(log: StepLog, stamp_ns: int) -> StepLog:
     steps = tuple(step for step in log.steps if step.stamp_ns < stamp_ns)
     return replace(log, steps=steps, end_reason=log.end_reason if len(steps) == len(log.steps) else "interrupted")
@@ -265,7 +279,7 @@ def table(held: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
             "escaped": sum(bool(o.escaped) for o in mine),
             "extra_p95_m": float(np.percentile([o.extra_m for o in mine], 95)),
             "extra_max_m": max(o.extra_m for o in mine),
-            "led_out_by_plan": sum(o.led_m > 0.0 for o in mine),
+            "led_by_planner": sum(o.led_m > 0.0 or bool(o.led_to) for o in mine),
             "detection_max_s": max(times, default=None),
             "detection_mean_s": float(np.mean(times)) if times else None,
         }

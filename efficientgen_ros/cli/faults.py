@@ -163,12 +163,12 @@ def _summary(held: dict[str, Any]) -> dict[str, Any]:
 def _show(summary: dict[str, Any], console: Console) -> None:
     for group, rows in summary["groups"].items():
         table = Table(box=SIMPLE_HEAD, pad_edge=False, title=group)
-        for name in ("fault", "injected", "caught by", "escaped", "led out", "extra m", "seen after s"):
+        for name in ("fault", "injected", "caught by", "escaped", "led by planner", "extra m", "seen after s"):
             table.add_column(name, justify="left" if name in ("fault", "caught by") else "right", overflow="fold")
         for kind, row in rows.items():
             by = ", ".join(f"{reason} {n}" for reason, n in row["caught_by"].items())
             seen = "" if row["detection_max_s"] is None else f"{row['detection_max_s']:.1f}"
-            counts = (str(row["injected"]), by, str(row["escaped"]), str(row["led_out_by_plan"]))
+            counts = (str(row["injected"]), by, str(row["escaped"]), str(row["led_by_planner"]))
             table.add_row(kind, *counts, f"{row['extra_max_m']:.2f}", seen)
         console.print(table)
     if summary["scores"]:

@@ -49,8 +49,10 @@ class Seeing(FakePlanner):
     frames_per_camera = 2
 
 
-def faulty_drive(faults: tuple[Fault, ...], checked: bool = True) -> tuple[StepLog, Saboteur]:
-    oracle = FakeOracle(lead_gap=60.0)
+def faulty_drive(
+    faults: tuple[Fault, ...], checked: bool = True, lead_gap: float = 60.0, lead_speed: float = 8.0
+) -> tuple[StepLog, Saboteur]:
+    oracle = FakeOracle(lead_gap, lead_speed)
     saboteur = Saboteur(Seeing(oracle.route), faults, Truncator.shipped())
     log = drive(
         scenario(20.0),
@@ -161,6 +163,17 @@ def test_a_car_out_of_its_lane_is_astray_unless_a_valid_plan_led_it_there(twin: 
     assert "astray" in judged(1.6, False).escaped and judged(1.6, False).led_m == 0.0
     led = judged(1.6, True)
     assert led.escaped == "" and led.led_m > 1.0 and led.extra_m > 1.0
+
+
+@pytest.mark.parametrize(("chunks", "gap", "own"), [(1, 50.0, True), (3, 44.0, False)])
+def test_harm_is_the_planners_own_only_when_it_drives_into_it(chunks: int, gap: float, own: bool, twin: StepLog):
+    """A car stands on the road: hit while the ladder holds an old plan, or by a planner that is back and blind."""
+    fault = Fault("dds_loss", FAULT_NS, chunks * CHUNK_NS, 0.0, 0.0)
+    log, saboteur = faulty_drive((fault,), lead_gap=gap, lead_speed=0.0)
+    assert log.end_reason == "collision" and log.steps[-1].verdict.source.fallback is not own
+    (found,) = outcomes(log, twin, (fault,), saboteur.touched, score(twin, FakeOracle().town))
+    words = "collision with a car"
+    assert (found.escaped, found.led_to) == (("", words) if own else (words, ""))
 
 
 def test_faults_of_one_drive_are_separated_and_keyed():
