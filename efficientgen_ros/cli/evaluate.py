@@ -111,6 +111,16 @@ def closed_loop_command(
     report_path(out)
 
 
+@app.command("table")
+def table_command(
+    result: Annotated[Path, typer.Argument(help="JSON that closed-loop or honesty wrote with --out.", exists=True)],
+) -> None:
+    """Print a committed result as the Markdown table that README shows."""
+    from efficientgen.eval.markdown import table_of
+
+    print(table_of(json.loads(result.read_text(encoding="utf-8"))))
+
+
 def print_result(result: dict[str, Any], console: Console) -> None:
     """Headline table, families, ratios, scenarios."""
     from efficientgen.eval.results import HEADLINES

@@ -66,7 +66,7 @@ def honesty_command(
     done = iter(drive_all([job for jobs in plan.values() for job in jobs], setting, finished))
     drives: dict[str, list[Metrics]] = {name: [next(done) for _ in jobs] for name, jobs in plan.items()}
     own = drives["own pictures"]
-    poses = {(m.scenario, m.seed): m.pose_sha256 for m in own}
+    poses = {job: m.pose_sha256 for job, m in zip(plan["own pictures"], own, strict=True)}
     ros = [_over_ros(planner, checkpoint, job.scenario, job.seed) for job in repeated]
     result: dict[str, Any] = {
         "result": "honesty",
@@ -81,8 +81,8 @@ def honesty_command(
         "answers": {name: asdict(e) for name, e in balanced_accuracy(own).items()},
         "moves_off": dict(zip(("prompt", "all"), moves_off_rate(own), strict=True)),
         "same_drive": {
-            "plain AR": [poses[m.scenario, m.seed] == m.pose_sha256 for m in drives["plain AR"]],
-            "ROS 2 nodes": [poses[job.scenario, job.seed] == sha for job, sha in zip(repeated, ros, strict=True)],
+            "plain AR": [poses[job] == m.pose_sha256 for job, m in zip(repeated, drives["plain AR"], strict=True)],
+            "ROS 2 nodes": [poses[job] == sha for job, sha in zip(repeated, ros, strict=True)],
         },
         "drives": [asdict(m) | {"condition": name} for name, mine in drives.items() for m in mine],
     }
