@@ -121,6 +121,28 @@ def table_command(
     print(table_of(json.loads(result.read_text(encoding="utf-8"))))
 
 
+@app.command("compare")
+def compare_command(
+    a: Annotated[Path, typer.Argument(help="JSON that closed-loop wrote with --out.", exists=True)],
+    b: Annotated[Path, typer.Argument(help="Another, or the same.", exists=True)],
+    planner: Annotated[str, typer.Option(help="Whose drives to compare.")] = DEFAULT,
+    metric: Annotated[str, typer.Option(help="Any numeric field of Metrics.")] = "driving_score",
+) -> None:
+    """Compare a planner's drives in two results, paired by scenario and seed, with 95 % intervals."""
+    from efficientgen.eval.compare import compare
+    from efficientgen.eval.metrics import metrics_from
+
+    one, two = (
+        [metrics_from(drive) for drive in json.loads(path.read_text("utf-8"))["drives"] if drive["planner"] == planner]
+        for path in (a, b)
+    )
+    got = compare(one, two, metric)
+    for path, e in ((a, got.a), (b, got.b)):
+        print(f"{path.name}: {metric} {e.mean:.4g} ({e.low:.4g} .. {e.high:.4g}) over {e.count} drives")
+    d = got.difference
+    print(f"difference: {d.mean:+.4g} ({d.low:+.4g} .. {d.high:+.4g}), paired")
+
+
 def print_result(result: dict[str, Any], console: Console) -> None:
     """Headline table, families, ratios, scenarios."""
     from efficientgen.eval.results import HEADLINES
