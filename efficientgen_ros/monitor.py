@@ -64,6 +64,10 @@ class Monitor:
         """Handle what is there, waiting up to `timeout_s` for something; the steps that were finished."""
         self._lead()
         self._executor.spin_once(timeout_sec=timeout_s)
+        heard = 0
+        while len(self._steps) > heard:  # a sync drive may be faster than the caller: take all that is there
+            heard = len(self._steps)
+            self._executor.spin_once(timeout_sec=0.0)
         steps, self._steps = tuple(self._steps), []
         return steps
 

@@ -91,7 +91,7 @@ class PlannerNode(LifecycleNode):
         while (found := intake.wait()) is not None:
             self._newest_ns = found.stamp_ns
             if isinstance(found, Lack):
-                finding = Finding.MISSING if "frame" in found.what else Finding.HISTORY_STAMPS
+                finding = Finding.MISSING if "frame" in found.what else Finding.NO_STATE
                 self._say(_no_plan(found.stamp_ns, f"NotEnoughHistoryError: {finding.value}: no {found.what}"))
             else:
                 self._say(self._answer(found))

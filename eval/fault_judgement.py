@@ -41,7 +41,8 @@ from efficientgen.planning.safety import Reason, SafetyParams
 RECOVERY_S = 12.0
 AFTER_S = 2.0
 UNBRAKED_MPS = 0.5
-PATIENCE_S = {"restart": 11.0}  # a process starts, loads its model and needs 4 s of history; others: 2 s
+PATIENCE_S = 2.0
+RESTART_S = {"realtime": 15.0, "sync": 100.0}  # a process starts and gathers 4 s of history; a sync drive does not wait
 ASTRAY_M = 0.5
 
 
@@ -84,11 +85,17 @@ def outcomes(
     out = []
     for place, i in enumerate(order):
         stamps = {s for s, k in touched.items() if k == i}
-        end = max(stamps) + CHUNK_NS + round(RECOVERY_S * NS)
+        patience = _patience_s(faults[i].kind, layer, log.mode)
+        end = max(stamps) + CHUNK_NS + round(max(RECOVERY_S, patience + AFTER_S) * NS)
         if place + 1 < len(order):
             end = min(end, first[order[place + 1]])
         out.append(_outcome(log, twin, undisturbed, faults[i], stamps, end, layer))
     return out
+
+
+def _patience_s(kind: str, layer: str, mode: str) -> float:
+    """Driving time after the end of a fault by which a plan must have been followed again."""
+    return RESTART_S[mode] if kind == "restart" and layer == "ros2" else PATIENCE_S
 
 
 def _outcome(
@@ -108,7 +115,7 @@ def _outcome(
     followed = [
         s for s in nominal if content and s.verdict.trajectory.stamp_ns in stamps or s.verdict.plan_age_s > fresh_s
     ]
-    patience = (window[-1].stamp_ns - max(stamps)) / NS if window else 0.0
+    since = (window[-1].stamp_ns - max(stamps)) / NS if window else 0.0
     back = [s.stamp_ns for s in nominal if s.stamp_ns > max(stamps)]
     harm = _harm(log, undisturbed, start, min(end_ns, back[0] + round(AFTER_S * NS)) if back else end_ns)
     own = bool(harm and back) and _drives_into_it(log, undisturbed, harm, start, back[0])
@@ -119,8 +126,8 @@ def _outcome(
         escaped = "silent"
     elif by not in KINDS[fault.kind].caught_by:
         escaped = f"caught by luck: {by}"
-    elif not back and not KINDS[fault.kind].lasting and patience > PATIENCE_S.get(fault.kind, 2.0):
-        escaped = f"no nominal verdict within {patience:.0f} s of its end"
+    elif not back and not KINDS[fault.kind].lasting and since > _patience_s(fault.kind, layer, log.mode):
+        escaped = f"no nominal verdict within {since:.0f} s of its end"
     elif harm and not own:
         escaped = harm
     elif astray:

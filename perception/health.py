@@ -32,6 +32,7 @@ class Finding(str, Enum):
     BLANK = "camera black or uniform"
     STALE = "camera frames are old"
     FROZEN = "camera frozen"
+    NO_STATE = "ego state missing"
     HISTORY_STAMPS = "ego history leaps in time"
     HISTORY_POSES = "ego history leaps in space"
     NOT_FINITE = "ego history holds NaN or infinity"

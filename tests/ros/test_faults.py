@@ -23,10 +23,6 @@ from efficientgen_ros.parameters import ParameterError
 from efficientgen_ros.sabotage import TamperedImages, TamperedPlans, dump_faults, load_faults
 
 
-def sources(log, since_s: float) -> list[Source]:
-    return [s.verdict.source for s in log.steps if s.stamp_ns >= since_s * NS]
-
-
 def test_a_hanging_planner_is_noticed_and_taken_back(tmp_path):
     """SIGSTOP: the process is there but silent, the car brakes; SIGCONT: it drives on with plans of its present."""
     log = drive_ros(
@@ -39,12 +35,16 @@ def test_a_hanging_planner_is_noticed_and_taken_back(tmp_path):
     )
     sent = {e["text"]: e["stamp_ns"] for e in log.notes["events"] if e["kind"] == "chaos"}
     assert list(sent) == ["stop planner", "continue planner"]
-    since, until = sent["stop planner"] + 4 * CHUNK_NS, sent["continue planner"]
-    stopped = [s for s in log.steps if since <= s.stamp_ns <= until]
-    assert stopped and all(s.verdict.source in (Source.BRAKE, Source.STOP) for s in stopped)
-    assert log.notes["timeouts"] >= len(stopped)
-    assert all(Reason.of(s.verdict.reason) is Reason.NO_NEW_PLAN for s in stopped)
-    assert Source.NOMINAL in sources(log, until / NS), "it recovers"
+    missed = [s.stamp_ns for s in log.steps if s.verdict.source.fallback]  # the signal may come a few steps late
+    assert sent["stop planner"] <= missed[0] < missed[-1] and missed[-1] >= sent["continue planner"]
+    stopped = [s for s in log.steps if missed[0] <= s.stamp_ns <= missed[-1]]
+    rungs = [Source.SHIFTED, Source.BRAKE, Source.STOP]
+    heights = [rungs.index(s.verdict.source) for s in stopped]
+    assert heights == sorted(heights) and set(heights) == {0, 1, 2}, "down the ladder, and none of it is skipped"
+    assert log.notes["timeouts"] >= len(stopped) - 1
+    assert all(Reason.of(s.verdict.reason) in (Reason.NO_NEW_PLAN, Reason.NO_PLAN) for s in stopped)
+    after = [s.verdict.source for s in log.steps if s.stamp_ns > missed[-1]]
+    assert after and set(after) == {Source.NOMINAL}, "it recovers"
     followed = [s for s in log.steps if s.verdict.source is Source.NOMINAL]
     assert all(s.verdict.plan_age_s <= 0.9 for s in followed), "what it was asked before it hung is not followed"
     levels = diagnostic_levels(tmp_path / "drive.mcap")
@@ -52,21 +52,33 @@ def test_a_hanging_planner_is_noticed_and_taken_back(tmp_path):
 
 
 def test_a_planner_that_is_started_again_drives_again(tmp_path):
+    """The new process is led through configure and activate, gathers its history and drives; then the test stops it."""
+    down: list[int] = []
+    back: list[int] = []
+
+    def watch(step) -> None:
+        if step.stamp_ns >= 7 * NS and step.verdict.source in (Source.BRAKE, Source.STOP):
+            down.append(step.stamp_ns)
+        if down and step.verdict.source is Source.NOMINAL:
+            back.append(step.stamp_ns)
+            if len(back) == 3:
+                raise KeyboardInterrupt  # what Ctrl-C does: the nodes leave in order, and there is a log
+
     log = drive_ros(
-        replace(STRAIGHT, duration_s=60.0),
+        replace(STRAIGHT, duration_s=300.0),
         0,
         "constant-velocity",
         world="none",
         record_dir=tmp_path,
         chaos=(Disturbance(7.0, "restart"),),
+        on_step=watch,
     )
     (death,) = [e for e in log.notes["events"] if e["kind"] == "node_exit"]
     assert "SIGKILL" in death["text"]
-    down = [s for s in log.steps if s.verdict.source in (Source.BRAKE, Source.STOP) and s.stamp_ns >= 7 * NS]
-    assert down, "it was missed"
-    assert Source.NOMINAL in sources(log, down[0].stamp_ns / NS), "led through configure and activate, it drives on"
+    assert len(down) >= 3 and len(back) >= 3, "it was missed, and it drives again"
+    assert all("ego state missing" in e["text"] for e in log.notes["events"] if e["kind"] == "planner_error")
     assert log.notes["exit_codes"]["planner"] == 0, "the second planner left in order"
-    assert len(log.steps) >= 40, "the drive never stopped for it"
+    assert [s.stamp_ns for s in log.steps] == [k * CHUNK_NS for k in range(len(log.steps))], "one verdict per stamp"
 
 
 def test_plans_in_a_wrong_frame_are_refused_by_name(tmp_path):
