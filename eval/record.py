@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from efficientgen.eval.metrics import score
 from efficientgen.eval.oracle_log import from_step_log, save_oracle_log
@@ -17,6 +18,8 @@ from efficientgen.eval.sweep import Job, driver_of
 from efficientgen.planning.load import EXPERT
 from efficientgen.worldsim.scenario import HELDOUT_TOWNS, training_scenario
 from efficientgen.worldsim.town import town_names
+
+Traffic = Literal["plain", "scripted"]
 
 
 def training_towns() -> tuple[str, ...]:
@@ -30,15 +33,18 @@ def record_drives(
     workers: int = 2,
     on_done: Callable[[str], None] | None = None,
     planner: str = EXPERT,
+    traffic: Traffic = "plain",
 ) -> int:
     """Record `drives` drives of `planner`, spread over the training towns; returns how many were kept.
+
+    "scripted" traffic adds leads that brake, crawl or wait, and cars that cut in.
 
     An expert drive with a collision or an infraction of the expert's own is not kept: it is no example.  A learned
     planner's drives are all kept, up to where they ended: its mistakes are what they are recorded for.
     Drives that `directory` already holds are skipped, so an interrupted recording goes on.
     """
     towns = training_towns()
-    jobs = [(str(directory), towns[i % len(towns)], first_seed + i, planner) for i in range(drives)]
+    jobs = [(str(directory), towns[i % len(towns)], first_seed + i, planner, traffic) for i in range(drives)]
     kept = 0
     with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=50) as pool:
         for line in pool.imap_unordered(_record_one, jobs):
@@ -48,9 +54,9 @@ def record_drives(
     return kept
 
 
-def _record_one(job: tuple[str, str, int, str]) -> str:
-    directory, town, seed, planner = Path(job[0]), *job[1:]
-    scenario = training_scenario(town, seed)
+def _record_one(job: tuple[str, str, int, str, Traffic]) -> str:
+    directory, town, seed, planner, traffic = Path(job[0]), *job[1:]
+    scenario = training_scenario(town, seed, traffic)
     if (directory / f"{scenario.name}.{seed}.npz").exists():
         return f"kept {scenario.name} (there already)"
     log = drive(scenario, seed, *driver_of(Job(scenario.name, seed, planner)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -31,13 +31,16 @@ def record_command(
     planner: Annotated[
         str, typer.Option(help="Who drives; a learned planner's drives show where it gets to (DAgger).")
     ] = EXPERT,
+    traffic: Annotated[
+        Literal["plain", "scripted"], typer.Option(help="scripted: with leads that brake hard and cars that cut in.")
+    ] = "plain",
 ) -> None:
     """Drive random scenarios on the training towns and keep compact logs (no pixels); `data render` labels them."""
     from efficientgen.eval.record import record_drives
 
     with _progress() as progress:
         task = progress.add_task("recording", total=drives)
-        kept = record_drives(out, drives, first_seed, workers, lambda line: progress.advance(task), planner)
+        kept = record_drives(out, drives, first_seed, workers, lambda line: progress.advance(task), planner, traffic)
     print(f"{kept} of {drives} drives in {out}; those not kept held an infraction of the expert's own")
 
 
