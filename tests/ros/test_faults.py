@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -242,3 +244,38 @@ def test_stamps_that_leap_or_go_back_are_refused_and_do_not_stop_what_follows():
     found = intake.wait()
     assert not isinstance(found, Lack) and found is not None and found.stamp_ns == 4 * NS
     assert len(said) == 2 and "ahead" in said[0] and "1.5" in said[1].replace("1500000000", "1.5")
+
+
+# --- the command line ---
+
+
+def test_the_campaign_by_command_goes_on_where_it_was_cut_short(tmp_path):
+    out = tmp_path / "faults.json"
+    arguments = ["eval", "faults", "--learned", "0", "--mode", "none", "--workers", "1", "--scenario", "cedar_right"]
+    first = command(*arguments, "--count", "2", "--out", str(out), "--json")
+    assert first.returncode == 0, first.stderr
+    told = json.loads(first.stdout)
+    assert told == json.loads(out.read_text()) and told["injected"] >= 2 and told["escaped"] == 0
+    told["drives"][0]["outcomes"][0]["escaped"] = "on purpose"
+    out.write_text(json.dumps(told))
+    again = command(*arguments, "--count", "2", "--out", str(out))
+    assert again.returncode == 1 and "on purpose" in again.stdout, "held results are not driven again, escapes tell"
+
+
+def test_mistakes_get_one_line_with_the_remedy(tmp_path):
+    (tmp_path / "other.json").write_text('{"drives": [1]}')
+    for arguments, remedy in (
+        (("faults", "--out", str(tmp_path / "other.json")), "--fresh"),
+        (("faults", "--scenario", "nowhere"), "there are:"),
+        (("faults", "--planner", "nobody"), "choose one of"),
+        (("braking", "--logs", str(tmp_path)), "leave out --logs"),
+    ):
+        result = command("eval", *arguments)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        assert remedy in " ".join(result.stderr.split())
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "efficientgen_ros.cli", *arguments], capture_output=True, text=True, timeout=240
+    )
