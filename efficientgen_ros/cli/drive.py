@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -266,23 +265,20 @@ def _ticker(progress: Progress, task: TaskID) -> Any:
 
 
 def _table(metrics: list[Metrics]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name, right in (("scenario", False), ("planner", False), ("score", True), ("route", True), ("end", False),
-                        ("faults", False), ("fallback", True), ("plan ms", True), ("tok/cycle", True)):  # fmt: skip
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    """Fits 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name, right in (("scenario", False), ("planner", False), ("score", True), ("end", False),
+                        ("fallback", True), ("plan ms", True)):  # fmt: skip
+        table.add_column(name, justify="right" if right else "left", no_wrap=name != "end", overflow="fold")
     for m in metrics:
-        kinds = (("hit", m.collision_at_fault), ("off road", m.off_road), ("red", m.red_lights))
-        faults = [word for word, there in kinds if there]
+        kinds = (("at fault", m.collision_at_fault), ("off road", m.off_road), ("red light", m.red_lights))
         table.add_row(
             m.scenario,
             m.planner,
             f"{m.driving_score:.1f}",
-            f"{m.route_completion:.0%}",
-            m.end_reason,
-            ", ".join(faults),
+            ", ".join([m.end_reason.replace("_", " "), *(word for word, there in kinds if there)]),
             f"{m.fallback_share:.1%}",
             "" if m.plan_p50_s is None or m.forwards_per_plan is None else f"{m.plan_p50_s * 1e3:.0f}",
-            "" if m.value_tokens_per_cycle is None else f"{m.value_tokens_per_cycle:.1f}",
         )
     return table
 
