@@ -135,10 +135,7 @@ def test_night_and_fog_of_the_rendered_world_are_no_faults():
         world.reset(ticks[0].town, weather, 0)
         for k in (80, 160):
             cameras = world.step((ticks[k - 4], ticks[k])).cameras
-            states = tuple(
-                replace(s, stamp_ns=s.stamp_ns + ticks[k].stamp_ns - NOW)
-                for s in seen.history.states
-            )
+            states = tuple(replace(s, stamp_ns=s.stamp_ns + ticks[k].stamp_ns - NOW) for s in seen.history.states)
             history = EgoHistory(states)
             require_fit(Observation(ticks[k].stamp_ns, cameras, history, Command.GO_STRAIGHT), EXPECTED)
     world.close()
