@@ -19,12 +19,13 @@ from sensor_msgs.msg import CameraInfo, Image
 from efficientgen.eval.runner import FRAME_GAP_NS
 from efficientgen.perception.observation import HISTORY_NS, ObservationBuilder, StampOrderError
 from efficientgen.perception.rig import Camera
-from efficientgen.perception.types import NS, Command, Observation, SensorFrames
+from efficientgen.perception.types import NS, TICK_NS, Command, EgoState, Observation, SensorFrames
 from efficientgen.planning.safety import SafetyParams
 from efficientgen_ros.interfaces import CAMERAS
 from efficientgen_ros.messages import EgoJoin, camera_from, frame_from
 from efficientgen_ros.session import HEADSTART_NS, CommandAt, Session
 
+STEADY = 5
 LEAP_NS = NS  # a stamp further than this beyond the newest ego state's is no stamp of this drive
 
 
@@ -50,7 +51,8 @@ class Intake:
         self._since: dict[int, float] = {}  # stamp of a command -> when it came (wall)
         self._first_ns: int | None = None  # of the ego states: the first ...
         self._newest_ns: int | None = None  # ... and the last
-        self._builder = ObservationBuilder(look, FRAME_GAP_NS, CAMERAS if look else ())
+        self._strays: list[EgoState] = []  # states in a row that do not follow on the last one taken
+        self._builder = self._new_builder()
         self._wake, self._open = threading.Condition(), True
         self._session: Session | None = None
         self._join, self._commands, self._last_ns = EgoJoin(), dict[int, Command](), -1
@@ -72,16 +74,41 @@ class Intake:
     def add_ego(self, message: Any) -> None:
         """One of the three messages of an ego state."""
         ego = self._join.add(message)
-        if ego is None or self._leaps("ego state", ego.stamp_ns):
+        if ego is None:
             return
         with self._wake:
-            self._first_ns = ego.stamp_ns if self._first_ns is None else self._first_ns
-            self._newest_ns = ego.stamp_ns
-            try:
-                self._builder.add_state(ego)
-            except StampOrderError as error:
-                self._complain(str(error))
+            if self._newest_ns is None or self._newest_ns < ego.stamp_ns <= self._newest_ns + LEAP_NS:
+                self._strays.clear()
+                self._add_state(ego)
+            else:
+                self._stray(ego)
             self._wake.notify()
+
+    def _add_state(self, ego: EgoState) -> None:
+        self._first_ns = ego.stamp_ns if self._first_ns is None else self._first_ns
+        self._newest_ns = ego.stamp_ns
+        self._builder.add_state(ego)
+
+    def _stray(self, ego: EgoState) -> None:
+        """A state that does not follow the last one is refused; `STEADY` of them that follow each other begin anew.
+
+        That is what is left after messages were lost while this process stood still, or a clock was set for good.
+        """
+        assert self._newest_ns is not None
+        ahead = (ego.stamp_ns - self._newest_ns) / NS
+        self._complain(f"ego state at {ego.stamp_ns / NS:.1f} s, {ahead:+.1f} s from the last: refused")
+        if self._strays and not 0 < ego.stamp_ns - self._strays[-1].stamp_ns <= 2 * TICK_NS:
+            self._strays.clear()
+        self._strays.append(ego)
+        if len(self._strays) == STEADY:
+            self._complain(f"the car's states go on from {self._strays[0].stamp_ns / NS:.1f} s: history begins anew")
+            self._builder, self._first_ns = self._new_builder(), None
+            for state in self._strays:
+                self._add_state(state)
+            self._strays.clear()
+
+    def _new_builder(self) -> ObservationBuilder:
+        return ObservationBuilder(self._look, FRAME_GAP_NS, CAMERAS if self._look else ())
 
     def add_camera(self, name: str, message: Any) -> None:
         """A camera's info or mount."""

@@ -28,12 +28,12 @@ from efficientgen_ros.sabotage import TamperedImages, TamperedPlans, dump_faults
 def test_a_hanging_planner_is_noticed_and_taken_back(tmp_path):
     """SIGSTOP: the process is there but silent, the car brakes; SIGCONT: it drives on with plans of its present."""
     log = drive_ros(
-        replace(STRAIGHT, duration_s=24.0),
+        replace(STRAIGHT, duration_s=30.0),
         0,
         "constant-velocity",
         world="none",
         record_dir=tmp_path,
-        chaos=(Disturbance(7.0, "stop"), Disturbance(11.0, "continue")),
+        chaos=(Disturbance(7.0, "stop"), Disturbance(14.0, "continue")),
     )
     sent = {e["text"]: e["stamp_ns"] for e in log.notes["events"] if e["kind"] == "chaos"}
     assert list(sent) == ["stop planner", "continue planner"]
@@ -42,11 +42,11 @@ def test_a_hanging_planner_is_noticed_and_taken_back(tmp_path):
     stopped = [s for s in log.steps if missed[0] <= s.stamp_ns <= missed[-1]]
     rungs = [Source.SHIFTED, Source.BRAKE, Source.STOP]
     heights = [rungs.index(s.verdict.source) for s in stopped]
-    assert heights == sorted(heights) and set(heights) == {0, 1, 2}, "down the ladder, and none of it is skipped"
-    assert log.notes["timeouts"] >= len(stopped) - 1
+    assert heights == sorted(heights) and {0, 1} <= set(heights), "down the ladder"
+    assert log.notes["timeouts"] >= 6
     assert all(Reason.of(s.verdict.reason) in (Reason.NO_NEW_PLAN, Reason.NO_PLAN) for s in stopped)
     after = [s.verdict.source for s in log.steps if s.stamp_ns > missed[-1]]
-    assert after and set(after) == {Source.NOMINAL}, "it recovers"
+    assert after and set(after) == {Source.NOMINAL}, "it recovers, also from the loss of what it did not read"
     followed = [s for s in log.steps if s.verdict.source is Source.NOMINAL]
     assert all(s.verdict.plan_age_s <= 0.9 for s in followed), "what it was asked before it hung is not followed"
     levels = diagnostic_levels(tmp_path / "drive.mcap")
@@ -243,7 +243,26 @@ def test_stamps_that_leap_or_go_back_are_refused_and_do_not_stop_what_follows():
     states(intake, 21, 40)
     found = intake.wait()
     assert not isinstance(found, Lack) and found is not None and found.stamp_ns == 4 * NS
-    assert len(said) == 2 and "ahead" in said[0] and "1.5" in said[1].replace("1500000000", "1.5")
+    assert said == [
+        "ego state at 6.0 s, +4.0 s from the last: refused",
+        "ego state at 1.5 s, -0.5 s from the last: refused",
+    ]
+
+
+@pytest.mark.parametrize("gap", [30, -15])
+def test_a_gap_that_stays_is_taken_for_the_present(gap: int):
+    """Messages lost while the process stood still, or a clock set for good: history begins anew, either way."""
+    intake, said = started(look=0)
+    states(intake, 0, 20)
+    states(intake, 20 + gap, 20 + gap + 45)
+    assert sum("refused" in words for words in said) == 5 and "anew" in said[-1]
+    from efficientgen.perception.types import Command
+    from efficientgen_ros.session import CommandAt
+
+    stamp = (20 + gap + 44) // 4 * CHUNK_NS
+    intake.add_command(CommandAt(stamp, Command.GO_STRAIGHT))
+    found = intake.wait()
+    assert not isinstance(found, Lack) and found is not None and found.stamp_ns == stamp
 
 
 # --- the command line ---
