@@ -25,7 +25,7 @@ from efficientgen_ros.interfaces import CAMERAS
 from efficientgen_ros.messages import EgoJoin, camera_from, frame_from
 from efficientgen_ros.session import HEADSTART_NS, CommandAt, Session
 
-STEADY = 5
+STEADY = 5  # stray states in a row that follow on each other begin a new history
 LEAP_NS = NS  # a stamp further than this beyond the newest ego state's is no stamp of this drive
 
 
