@@ -8,6 +8,7 @@ memory is removed when nobody maps or locks it any more.
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from time import monotonic, sleep
 from typing import IO
 
 SHARED_MEMORY = Path("/dev/shm")
+_drives = itertools.count(0, 7)
 DOMAINS = range(1, 101)  # 0 is everybody's; above 101 the ports run into ephemeral ones
 
 
@@ -122,8 +124,9 @@ def own_domain() -> Iterator[int]:
     Raises:
         NoFreeDomainError: all are taken.
     """
+    first = os.getpid() + next(_drives)  # not the last drive's: a process of it may still be saying farewell there
     for k in range(len(DOMAINS)):
-        domain = DOMAINS[(os.getpid() + k) % len(DOMAINS)]
+        domain = DOMAINS[(first + k) % len(DOMAINS)]
         lock = Path(tempfile.gettempdir()) / f"efficientgen-domain-{domain}.lock"
         try:
             handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)

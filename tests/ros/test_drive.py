@@ -126,7 +126,7 @@ def test_termination_leaves_a_log_and_no_process(tmp_path):
 
     log = drive_ros(STRAIGHT, 0, "expert", world="none", mode="realtime", record_dir=tmp_path, on_step=stop_after_two)
     assert log.end_reason == "interrupted" and not log.deterministic
-    assert 2 <= len(log.steps) <= 6
+    assert 2 <= len(log.steps) <= 15, "cut short: the whole drive has 30"
     assert all(map(gone, log.notes["pids"].values())) and "planner" not in log.notes["pids"]
     assert [event["kind"] for event in log.notes["events"]] == ["interrupted"]
 
