@@ -24,7 +24,7 @@ def smart_size(height: int, width: int, min_pixels: int, max_pixels: int) -> tup
     """(height, width) px, multiples of 28, of a picture of `height` x `width` px.
 
     Rounded to the nearest multiples; where their area is above `max_pixels` both sides shrink by one factor and are
-    rounded down, where it is below `min_pixels` they grow and are rounded up (so the area may exceed both limits a bit).
+    rounded down, where it is below `min_pixels` they grow and are rounded up (so the area may exceed both limits).
 
     Raises:
         ImageSizeError: an empty picture, or one side more than 200 times the other.

@@ -40,7 +40,7 @@ VIEWS = "pictures of the front left, the front and the front right camera, now"
 PAST_VIEWS = "three pictures of the front camera over the last second, the last one now"
 POINT = "({t} s) position [{x}, {y}] m, acceleration [{ax}, {ay}] m/s^2, velocity [{vx}, {vy}] m/s"
 SYSTEM = "You are a helpful assistant."
-SEPARATOR = "; "
+SEPARATOR, WITHHELD = "; ", "not known"
 EVERY, POINTS = 2, 7  # every second state at 4 Hz: 7 points, 0.5 s apart
 
 
@@ -81,17 +81,22 @@ def load_prompt(directory: Path, config: Mapping[str, Any], schema: Schema) -> D
 
 
 def drive_prompt_ids(
-    prompt: DrivePrompt, tokenizer: Vocabulary, tokens_per_picture: Sequence[int], command: Command, history: EgoHistory
+    prompt: DrivePrompt,
+    tokenizer: Vocabulary,
+    tokens_per_picture: Sequence[int],
+    command: Command,
+    history: EgoHistory | None,
 ) -> list[int]:
     """Token ids up to the assistant's turn.
 
     Args:
         tokens_per_picture: vision tokens of each picture, in order.
+        history: None withholds it.
 
     Raises:
         PromptError: the number of `<image>` is neither 1 nor that of the pictures, or the history is too short.
     """
-    values = {"command": command.value, "history": history_text(history, prompt.point)}
+    values = {"command": command.value, "history": history_text(history, prompt.point) if history else WITHHELD}
     pieces = _fill(prompt.text, values).split("<image>")
     if len(pieces) - 1 not in (1, len(tokens_per_picture)):
         raise PromptError(
@@ -116,7 +121,7 @@ def history_text(history: EgoHistory, point: str = POINT) -> str:
     states = history.states[::-1][: EVERY * (POINTS - 1) + 1 : EVERY][::-1]
     if len(states) < POINTS:
         raise PromptError(
-            f"{len(history.states)} ego states, {EVERY * (POINTS - 1) + 1} at 4 Hz are needed: wait for more of the drive"
+            f"{len(history.states)} ego states, {EVERY * (POINTS - 1) + 1} at 4 Hz are needed: plan later in the drive"
         )
     return SEPARATOR.join(_fill(point, _numbers(states[-1], state)) for state in states)
 

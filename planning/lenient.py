@@ -1,8 +1,8 @@
 """Reading an answer that no scaffold held: what a model wrote freely, or a prediction file says it wrote.
 
-The released post-processing (Fast-dDrive, WOD-E2E): drop fillers and masks, parse the JSON object, fall back on patterns
-where it does not parse, and repeat the last waypoint where some are missing.  A `Reading` says which of that was needed;
-a car must not be driven by a reading that was padded, a benchmark may score it.
+The released post-processing (Fast-dDrive, WOD-E2E): drop fillers and masks, parse the JSON object, fall back on
+patterns where it does not parse, and repeat the last waypoint where some are missing.  A `Reading` says which of that
+was needed; a car must not be driven by a reading that was padded, a benchmark may score it.
 """
 
 from __future__ import annotations

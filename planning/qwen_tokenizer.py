@@ -74,7 +74,9 @@ class QwenTokenizer:
             return self._special[token]
         ids = self.encode(token)
         if len(ids) != 1:
-            raise TokenizerError(f"{token!r} is {len(ids)} tokens in the vocabulary of {self.source}, not one; {REMEDY}")
+            raise TokenizerError(
+                f"{token!r} is {len(ids)} tokens in the vocabulary of {self.source}, not one; {REMEDY}"
+            )
         return ids[0]
 
     @cached_property

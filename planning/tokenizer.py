@@ -16,6 +16,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as HFTokenizer
 
 PAD, NULL, MASK = "<|pad|>", "<|NULL|>", "|<MASK>|"
+END_OF_TEXT = "<|endoftext|>"
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 SPECIAL = (PAD, NULL, MASK, IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD)
