@@ -89,7 +89,7 @@ class DDrive:
         self.frames_per_camera, self.max_tokens = self.view.frames, max_tokens
         self.prompt = None if self.view.paired else prompt or default_prompt(self.view.schema)
         _check_ids(tokenizer, config)
-        filler = NULL if config.null_token_id is not None else END_OF_TEXT
+        filler = NULL if config.schema else END_OF_TEXT  # without a schema it was never trained with NULL
         self.template = compile_template(
             self.view.schema, tokenizer, config.bd_size, config.text.vocab_size, filler
         )  # fmt: skip
@@ -243,7 +243,7 @@ def _check_ids(tokenizer: Vocabulary, config: ModelConfig) -> None:
     """
     wanted = {MASK: config.mask_token_id, IMAGE_PAD: config.image_token_id, VISION_START: config.vision_start_token_id,
               IM_END: config.im_end_token_id}  # fmt: skip
-    if config.null_token_id is not None:
+    if config.schema:
         wanted[NULL] = config.null_token_id
     for token, i in wanted.items():
         if tokenizer.id_of(token) != i:

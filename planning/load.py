@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from efficientgen import MissingDataError, share
 from efficientgen.perception.types import Planner
-from efficientgen.planning.releases import RELEASES, family_of
+from efficientgen.planning.releases import RELEASES
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +29,10 @@ class WeightsNotShippedError(UnknownPlannerError):
     """A released planner whose weights the user has to bring."""
 
 
+class WrongFamilyError(ValueError):
+    """A directory that holds another model than the planner's name says."""
+
+
 class DeviceError(ValueError):
     """A device that this machine or this torch does not have, or a number format that is none."""
 
@@ -48,10 +51,9 @@ def model_directory(name: str, checkpoint: str | Path = "") -> Path:
 
     Raises:
         UnknownPlannerError: there is none.
-        WeightsNotShippedError: it is a released one, and no directory is given, or one of another family.
+        WeightsNotShippedError: it is a released one, and no directory is given.
     """
     if checkpoint:
-        _check_family(name, Path(checkpoint))
         return Path(checkpoint)
     if name in RELEASES:
         release = RELEASES[name]
@@ -92,6 +94,7 @@ def load_planner(
 
     Raises:
         UnknownPlannerError: no such planner, or its weights are not here.
+        WrongFamilyError: the checkpoint holds another released planner than `name`.
         DeviceError: no such device or number format.
         CheckpointError: its directory is incomplete or damaged.
         UnknownDecoderError: the model has no such decoder.
@@ -103,9 +106,14 @@ def load_planner(
     directory = model_directory(name, checkpoint)
     import torch
 
+    from efficientgen.planning.config_json import config_from_json, read_config
     from efficientgen.planning.ddrive import DDrive
 
     number_format = resolve_dtype(device, dtype)
+    if name in RELEASES:
+        family = config_from_json(read_config(directory)).family
+        if family != name:
+            raise WrongFamilyError(f"{directory} holds a {family}, not a {name}: give planner '{family}'")
     torch.set_num_threads(threads)
     return DDrive.from_pretrained(
         directory,
@@ -135,18 +143,3 @@ def resolve_dtype(device: str, dtype: str = "") -> torch.dtype:
         raise DeviceError(f"no device '{device}' here ({why}); use cpu, or cuda with a GPU build of torch") from error
     kind = torch.device(device).type
     return getattr(torch, dtype or ("float32" if kind == "cpu" else "bfloat16"))
-
-
-def _check_family(name: str, directory: Path) -> None:
-    """Raises:
-    WeightsNotShippedError: `name` is a release and the directory says that it holds another.
-    """
-    if name not in RELEASES:
-        return
-    try:
-        config = json.loads((directory / "config.json").read_text("utf-8"))
-        family = family_of(config)
-    except (OSError, ValueError, AttributeError, TypeError):
-        return  # a directory that cannot be read is told of where it is loaded, with what is wrong with it
-    if family and family != name:
-        raise WeightsNotShippedError(f"{directory} holds a {family}, not a {name}: give planner '{family}'")

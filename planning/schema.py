@@ -152,6 +152,12 @@ def compile_template(
     null, fill = tokenizer.id_of(NULL), tokenizer.id_of(filler)
     allowed["text"] = sorted({fill, *allowed["text"]} - {null} | ({null} & {fill}))
     alphabets = {name: i for i, name in enumerate(allowed)}
+    needed = {part.alphabet for parts in schema.sections.values() for part in parts if isinstance(part, Slot)}
+    if lacking := sorted(needed - alphabets.keys()):
+        raise TokenizerError(
+            f"the vocabulary cannot write a '{schema.name}' answer, it has no {', '.join(lacking)} tokens: ask for the "
+            "schema that the model was trained with"
+        )
     for s, parts in enumerate(schema.sections.values()):
         for part in parts:
             if isinstance(part, Literal):

@@ -81,6 +81,13 @@ class Tokenizer:
         return "".join(cast(str, self.backend.id_to_token(i)) for i in ids)
 
     def id_of(self, token: str) -> int:
+        """The id of a token of the vocabulary.
+
+        Raises:
+            TokenizerError: it is none.
+        """
+        if token not in self.vocab:
+            raise TokenizerError(f"the nano vocabulary has no token {token!r}: it belongs to another kind of planner")
         return self.vocab[token]
 
     def save(self, directory: Path) -> None:

@@ -29,7 +29,7 @@ def models_command(as_json: AsJson = False) -> None:
         },
     ]
     for name, release in RELEASES.items():
-        rows.append({"name": name, "kind": f"bring your own: {release.what}", "size_mib": round(1024 * release.gib),
+        rows.append({"name": name, "kind": f"bring your own: {release.what}", "size_mib": None, "release_gib": release.gib,
                      "path": "", "hub": release.hub, "files": FILES, "optional_files": OPTIONAL_FILES,
                      "licence": release.licence})  # fmt: skip
     for directory in shipped_models():
@@ -42,7 +42,8 @@ def models_command(as_json: AsJson = False) -> None:
         return
     table = Table("planner", "what it is", "MiB", "directory", box=SIMPLE_HEAD)
     for row in rows:
-        table.add_row(row["name"], row["kind"], str(row["size_mib"] or ""), row["path"])
+        size = row["size_mib"] or (f"{row['release_gib']:.0f} GiB" if "release_gib" in row else "")
+        table.add_row(row["name"], row["kind"], str(size), row["path"])
     console = Console()
     console.print(table)
     console.print(
