@@ -205,7 +205,7 @@ def format_number(value: float, integers: int, decimals: int) -> str:
 def encode_answer(template: Template, tokenizer: Vocabulary, sections: Mapping[str, Any]) -> NDArray[np.int64]:
     """Ground truth to answer tokens (L,).  `sections` holds the four sections, the trajectory as (T, 2) m.
 
-    Text that is longer than its slot is cut.
+    An explanation that is longer than its slot is cut.
 
     Raises:
         AnswerError: a value cannot stand in its slot (a quote in the explanation, say).
@@ -224,7 +224,10 @@ def encode_answer(template: Template, tokenizer: Vocabulary, sections: Mapping[s
             values[f"{axis}{i}.int"], values[f"{axis}{i}.frac"] = text[1:].split(".")
     ids = template.scaffold.copy()
     for name, start, end in template.slots:
-        tokens = tokenizer.encode(values[name])[: end - start]
+        tokens = tokenizer.encode(values[name])
+        if len(tokens) > end - start and name != "explanation":
+            raise AnswerError(f"{values[name]!r} is {len(tokens)} tokens, the {name} has {end - start} tokens at most")
+        tokens = tokens[: end - start]
         if not template.allow_lists[template.allow[start], tokens].all():
             raise AnswerError(f"{values[name]!r} cannot be the {name}: no quotes, backslashes, line ends or odd tokens")
         ids[start:end] = tokens + [template.filler] * (end - start - len(tokens))

@@ -84,8 +84,9 @@ def pictures(view: View, observation: Observation) -> list[U8]:
     The observation is one that `require_readable` passed.
     """
     out: list[U8] = []
-    for name in camera_names(view, observation):
-        images = [_sized(view, frame.image) for frame in observation.cameras[name][-view.frames :]]
+    looked_at = required(view, observation)
+    for name in looked_at.cameras:
+        images = [_sized(view, frame.image) for frame in observation.cameras[name][-looked_at.frames :]]
         if view.paired:
             images = images if len(images) == TEMPORAL_PATCH else images * TEMPORAL_PATCH
             out.append(np.stack(images))
@@ -101,7 +102,7 @@ def camera_names(view: View, observation: Observation) -> tuple[str, ...]:
 
 
 def required(view: View, observation: Observation) -> Expected:
-    """What must be readable for a plan; a pair may be one frame, which is then shown twice."""
+    """What must be readable for a plan; of a pair one frame is enough, all cameras then show one frame twice."""
     names = camera_names(view, observation)
     held = min(len(observation.cameras.get(name, ())) for name in names)
     return Expected(names, max(1, min(held, view.frames)) if view.paired else view.frames)

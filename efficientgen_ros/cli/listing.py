@@ -29,9 +29,9 @@ def models_command(as_json: AsJson = False) -> None:
         },
     ]
     for name, release in RELEASES.items():
-        rows.append({"name": name, "kind": f"bring your own: {release.what}", "size_mib": None, "release_gib": release.gib,
-                     "path": "", "hub": release.hub, "files": FILES, "optional_files": OPTIONAL_FILES,
-                     "licence": release.licence})  # fmt: skip
+        told = {"release_gib": release.gib, "hub": release.hub, "licence": release.licence}
+        told |= {"files": FILES, "optional_files": OPTIONAL_FILES}
+        rows.append({"name": name, "kind": f"bring your own: {release.what}", "size_mib": None, "path": "", **told})
     for directory in shipped_models():
         config = json.loads((directory / "config.json").read_text())
         size = (directory / WEIGHTS).stat().st_size / 2**20

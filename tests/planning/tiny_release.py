@@ -52,7 +52,8 @@ def tiny_backend() -> HFTokenizer:
     trainer = trainers.BpeTrainer(vocab_size=1200, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
     rng = np.random.default_rng(0)
     prompts = [default_prompt(schema).text for schema in (WOD_E2E, NUSCENES)]
-    backend.train_from_iterator(prompts * 4 + [answer_text(rng) for _ in range(20)], trainer)
+    meta = ['"slow down" "speed up" "come to stop" "lane follow" "keep lane" "turn left" "turn right"'] * 8
+    backend.train_from_iterator(prompts * 4 + meta + [answer_text(rng) for _ in range(20)], trainer)
     backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
     return backend
 

@@ -1,4 +1,4 @@
-"""The planner node in this process: it hosts a checkpoint in a released layout, warm, and answers bad input in words."""
+"""The planner node in this process: it hosts a released layout, warm, and answers bad input in words."""
 
 from dataclasses import replace
 
