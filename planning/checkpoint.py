@@ -1,7 +1,7 @@
 """A model is a directory: `config.json`, safetensors, `tokenizer.json` and a card.  This module reads and writes it.
 
 Any of the released layouts loads (`config_json.py`, `layouts.py`, `shards.py`): names, shapes and dtypes are checked
-from the headers before anything is allocated, then tensors are read, converted and checked one at a time, so that memory
+from the headers before anything is allocated, then tensors are read, converted and checked one at a time, so memory
 stays near the model's own.  Nothing in the directory is ever executed or unpickled.
 """
 
@@ -140,7 +140,7 @@ def _check(directory: Path, expected: dict[str, Tensor], stored: dict[str, Store
         if tensor.dtype not in (("F8_E4M3",) if eight_bit else WIDE):
             raise CheckpointError(
                 f"{tensor.path}: {tensor.name} is stored as {tensor.dtype}; weights must be one of {', '.join(WIDE)}, "
-                f"or F8_E4M3 with a quantization_config of {fp8.METHOD} in config.json"
+                f"and F8_E4M3 only where a quantization_config of {fp8.METHOD} says so"
             )
 
 
