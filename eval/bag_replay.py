@@ -50,6 +50,7 @@ class Replay:
     rectifiers: dict[str, Rectifier]
     kept: tuple[Answer, ...]  # with pictures: the stretch that a film shows
     worst: tuple[Answer, ...]  # those with the largest ADE, worst first
+    series: tuple[tuple[float, float, float, float], ...]  # s, speed m/s, ADE m of plan and of constant velocity
 
 
 def replay(
@@ -122,7 +123,7 @@ def replay(
             f"not one of {summary['stamps']} plan stamps was fit to plan on: "
             f"{why or 'the recording is shorter than the 4 s of history that a plan needs'}; details in {out}"
         )
-    return Replay(out, summary, rig_file, found, turned, tuple(run.kept), tuple(run.worst))
+    return Replay(out, summary, rig_file, found, turned, tuple(run.kept), tuple(run.worst), tuple(run.tally.series))
 
 
 def cameras_needed(planner: Planner, rig: RigFile) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from efficientgen.eval.bag_reader import Survey
 from efficientgen.perception.foreign_feed import before_history
 from efficientgen.perception.rectify import Rectifier
 from efficientgen.perception.rig_file import RigFile
+from efficientgen.perception.types import NS
 
 
 class Tally:
@@ -24,6 +25,7 @@ class Tally:
         self.stamps = self.early = self.planned = 0
         self.sums: dict[float, list[float]] = {}  # horizon s -> [n, plan error, constant velocity's]
         self.rows: list[tuple[float, float, float, float]] = []  # ADE, FDE of plan and of constant velocity
+        self.series: list[tuple[float, float, float, float]] = []  # s, speed, ADE of plan and of constant velocity
         self.times: list[float] | None = None
         self.one_horizon = True
         self.walls: list[float] = []
@@ -63,6 +65,8 @@ class Tally:
                 held[0], held[1], held[2] = held[0] + 1, held[1] + error, held[2] + base
         if answer.whole:
             e, b = answer.errors_m, answer.baseline_m
+            speed = asked.ego.speed if asked.ego is not None else 0.0
+            self.series.append((asked.stamp_ns / NS, speed, float(e.mean()), float(b.mean())))
             self.rows.append((float(e.mean()), float(e[-1]), float(b.mean()), float(b[-1])))
 
     def counts(self) -> dict[str, Any]:

@@ -295,8 +295,8 @@ def _through(lens: Lens) -> Remap:
     v, u = np.mgrid[: lens.height, : lens.width].astype(np.float64)
     rays = lens.unproject(np.stack([u.ravel(), v.ravel()], 1))
     at = rays[:, :2] / rays[:, 2:] * focal + (width / 2 - 0.5, height / 2 - 0.5)
-    seen = np.logical_and(at > -0.5, at < (width - 0.5, height - 0.5)).all(axis=1)
-    return Remap(at, seen, width, height)
+    seen = (at > -0.5).all(1) & (at < np.array([width - 0.5, height - 0.5])).all(1)
+    return Remap(at, np.asarray(seen), width, height)
 
 
 def _odometry(ticks: list[OracleFrame]) -> Iterator[EgoState]:

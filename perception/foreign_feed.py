@@ -157,8 +157,11 @@ class ForeignFeed:
         """Whether no better picture for `tick` can come."""
         assert self.origin_ns is not None
         at = self.origin_ns + tick
-        if at_end or self._newest_ns > at + self._rig.tolerance_ns + self._rig.patience_ns:
-            return at <= self._newest_ns
+        if self._newest_ns > at + self._rig.tolerance_ns + self._rig.patience_ns:
+            return True
+        if at_end:  # cameras that stop a little before the odometry have not failed
+            last = [queue[-1][0] + self._rig.tolerance_ns for queue in self._queues.values() if queue]
+            return at <= min(self._newest_ns, max(last, default=self._newest_ns))
         return at <= self._newest_ns and all(queue and queue[-1][0] >= at for queue in self._queues.values())
 
     def _known(self, tick: int, at_end: bool) -> bool:
@@ -224,6 +227,8 @@ class ForeignFeed:
             return replace(asked, skipped=unreadable or ((kind.value, missing),))
         if command is None:
             return replace(asked, skipped=((NO_COMMAND, "none was heard yet"),))
+        if blind and len(blind) == len(self._needed):
+            return replace(asked, skipped=((Finding.MISSING.value, f"every one of {', '.join(blind)}"),))
         whole = self._builder.build(tick, command)
         seen = {name: frames for name, frames in whole.cameras.items() if name not in blind}
         checked = replace(whole, cameras=seen)
