@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from click import get_current_context
+from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from efficientgen import share
 from efficientgen.planning.load import CONSTANT_VELOCITY, DEFAULT, EXPERT, load_planner, model_directory
+from efficientgen_ros.cli.rerun import drive_again, taken_up
 
 if TYPE_CHECKING:
     from efficientgen.eval.metrics import Metrics
+    from efficientgen.eval.rerun import Recording
     from efficientgen.eval.step_log import Step, StepLog
     from efficientgen.worldsim.scenario import Scenario
 
@@ -59,6 +63,10 @@ def drive_command(
     picture: Annotated[
         Path | None, typer.Option(help="Also write a still of the first drive here (JPEG, at most 250 kB).")
     ] = None,
+    from_run: Annotated[
+        Path | None, typer.Option("--from", help="A recorded drive to take up again at --step, in this process.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Of --from: the plan period (0.4 s) to take over at.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Serve the drives for Foxglove while they run.")] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of --live, on this host.")] = 8765,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -77,6 +85,12 @@ def drive_command(
         raise typer.BadParameter("--mode latency drives in this process only: add --in-process")
     if mode == "realtime" and in_process:
         raise typer.BadParameter("--mode realtime needs the ROS 2 graph: leave --in-process out")
+    recording: Recording | None = None
+    if from_run is not None or step is not None:
+        recording = taken_up(from_run, step, scenario or [], mode)
+        scenario, seed, in_process = scenario or [recording.log.scenario], recording.log.seed, True
+        given = get_current_context().get_parameter_source("planner")
+        planner = recording.log.planner if given is ParameterSource.DEFAULT else planner
     if planner not in (EXPERT, CONSTANT_VELOCITY):
         model_directory(planner, checkpoint)
     if live and in_process:
@@ -96,7 +110,9 @@ def drive_command(
     entries: list[Entry] = []
     with _progress(console) as progress:
         for each in scenarios:
-            if in_process:
+            if recording is not None and step is not None:
+                log = drive_again(recording, step, each, planner, checkpoint, tuning["planner"], progress)
+            elif in_process:
                 log = _drive_here(each, seed, planner, checkpoint, tuning["planner"], latency, progress)
             else:
                 log = _drive_ros(each, seed, planner, checkpoint, world, mode, kill_planner_at, run, tuning, progress)
@@ -239,10 +255,12 @@ def _keep(log: StepLog, run: Path) -> Metrics:
     from dataclasses import replace
 
     from efficientgen.eval.metrics import score
+    from efficientgen.eval.rerun import origin
     from efficientgen.eval.store import run_directory, save
 
     metrics = score(log)
     bare = replace(log, steps=tuple(replace(step, frames=None) for step in log.steps))
+    bare = replace(bare, notes={**bare.notes, **origin(log.scenario)})
     save(bare, run_directory(run.parent, run.name, log) / "log", metrics)
     return metrics
 
