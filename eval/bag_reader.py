@@ -182,14 +182,7 @@ def rectifiers(rig: RigFile, found: Survey, needed: tuple[str, ...]) -> dict[str
         if mount is None:
             frame = (camera.frame or found.frames[name]).lstrip("/")
             mount = from_optical(chain(found.transforms, frame, rig.base_frame))
-        out[name] = Rectifier(lens, in_ego(mount, rig), camera.pinhole)
-    return out
-
-
-def in_ego(mount: F64, rig: RigFile) -> F64:
-    """A pose in the base frame as one in the ego frame, which sits on the ground below the rear axle."""
-    out = mount.copy()
-    out[:3, 3] -= rig.rear_axle
+        out[name] = Rectifier(lens, rig.in_ego(mount), camera.pinhole)
     return out
 
 

@@ -24,7 +24,7 @@ from efficientgen.eval.bag_reader import Bag, Survey, commands, open_bag, play, 
 from efficientgen.eval.bag_tally import Tally
 from efficientgen.eval.provenance import checkpoint_sha256, code_sha256
 from efficientgen.eval.runner import frames_needed, name_of
-from efficientgen.perception.foreign_feed import Asked, ForeignFeed
+from efficientgen.perception.foreign_feed import Asked, ForeignFeed, cameras_needed
 from efficientgen.perception.odometry import DrivenPath
 from efficientgen.perception.rectify import Rectifier
 from efficientgen.perception.rig_file import RigFile, load_rig
@@ -124,12 +124,6 @@ def replay(
             f"{why or 'the recording is shorter than the 4 s of history that a plan needs'}; details in {out}"
         )
     return Replay(out, summary, rig_file, found, turned, tuple(run.kept), tuple(run.worst), tuple(run.tally.series))
-
-
-def cameras_needed(planner: Planner, rig: RigFile) -> tuple[str, ...]:
-    """The cameras that a planner looks at: its view's, or else all of the rig."""
-    view = getattr(planner, "view", None)
-    return tuple(view.cameras) if view is not None else tuple(rig.cameras)
 
 
 class _Run:

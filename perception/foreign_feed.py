@@ -253,6 +253,12 @@ def _nothing(name: str, stamp_ns: int) -> CameraFrame:
     return CameraFrame(name, stamp_ns, black, camera.intrinsics, camera.camera_to_ego)
 
 
+def cameras_needed(planner: object, rig: RigFile) -> tuple[str, ...]:
+    """The cameras that a planner looks at: its view's, or else all of the rig."""
+    view = getattr(planner, "view", None)
+    return tuple(view.cameras) if view is not None else tuple(rig.cameras)
+
+
 def before_history(asked: Asked) -> bool:
     """Whether the car has not driven long enough for an observation: the start of every recording."""
     return asked.stamp_ns < HISTORY_NS + NS // 2 and any(kind == Finding.NO_STATE.value for kind, _ in asked.skipped)

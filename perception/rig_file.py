@@ -78,6 +78,12 @@ class RigFile:
         """The camera whose pictures the plan stamps follow: FRONT, or else the first in the file."""
         return "FRONT" if "FRONT" in self.cameras else next(iter(self.cameras), "")
 
+    def in_ego(self, mount: F64) -> F64:
+        """A pose in the base frame as one in the ego frame, which sits on the ground below the rear axle."""
+        out = mount.copy()
+        out[:3, 3] -= self.rear_axle
+        return out
+
 
 def load_rig(path: Path | str) -> RigFile:
     """Read and check a rig.yaml.
