@@ -62,7 +62,7 @@ def write_replay_report(replay: Replay, progress: Callable[[str], None] | None =
         if progress is not None:
             progress("drawing the film")
         parts.append(_film(replay))
-    if len(replay.series) > 1:
+    if len(replay.series) > 1 and not _filmed_whole(replay):
         parts.append(_whole(replay.series))
     parts.append(_errors(summary))
     if replay.worst:
@@ -124,13 +124,13 @@ def _film(replay: Replay) -> str:
     marks = [Mark(a.asked.stamp_ns / NS, "", "bad") for a in replay.kept if a.plan is None][:24]
     source = f"data:{video.mime};base64,{b64encode(video.data).decode()}"
     poster = f"data:image/jpeg;base64,{b64encode(video.poster_jpeg).decode()}"
-    whole = end - start >= replay.summary["seconds"] - 6.0
     caption = (
         "Green: the plan. Blue: the path that was driven. Click or drag in the plots to move the film. "
         "Cameras are shown as the planner sees them, rectified; black is where the recording has no view."
     )
+    heading = "The recording" if _filmed_whole(replay) else "The first stretch of the recording"
     return (
-        f'<section id="drives"><h2>{"The recording" if whole else "The first stretch of the recording"}</h2>'
+        f'<section id="drives"><h2>{heading}</h2>'
         f'<article class="drive" data-t0="{log.steps[0].ticks[0].stamp_ns / NS}"><div class="head"><div>'
         f"<h3>{escape(replay.summary['bag'])}</h3>"
         f'<p class="muted">{start:.1f} to {end:.1f} s of the recording</p></div></div>'
@@ -138,6 +138,11 @@ def _film(replay: Replay) -> str:
         f'poster="{poster}" src="{source}"></video>{words_section(log, STATES)}<h4>Over time</h4>'
         f'{stack_of_panels(panels, start, end, marks)}<p class="caption">{caption}</p></article></section>'
     )
+
+
+def _filmed_whole(replay: Replay) -> bool:
+    """Whether the film shows every plan that was compared."""
+    return bool(replay.kept) and bool(replay.series) and replay.kept[-1].asked.stamp_ns / NS >= replay.series[-1][0]
 
 
 def film_log(replay: Replay) -> StepLog:
@@ -226,7 +231,7 @@ def _whole(series: Sequence[tuple[float, float, float, float]]) -> str:
         Panel("ADE", "m", (Line("car", "plan", t, ade), Line("expert", "constant velocity", t, base))),
         Panel("Speed", "km/h", (Line("car", "car", t, 3.6 * speed),)),
     ]
-    chart = stack_of_panels(panels, float(t[0]), float(t[-1]), [])
+    chart = stack_of_panels(panels, float(t[0]), float(t[-1]), []).replace('<i class="playhead"></i>', "")
     return f'<section id="whole"><h2>All of it</h2>{chart}</section>'
 
 
@@ -263,7 +268,7 @@ def _worst(worst: Sequence[Answer]) -> str:
             continue
         command = answer.asked.command.value.removeprefix("GO_").lower() if answer.asked.command else ""
         cells += (
-            f'<figure style="margin:0 0 22px"><img alt="cameras" style="width:100%;border-radius:12px" '
+            f'<figure class="still"><img alt="the cameras, with plan and driven path" '
             f'src="data:image/jpeg;base64,{b64encode(picture).decode()}"><figcaption class="caption">'
             f"{answer.asked.stamp_ns / NS:.1f} s: ADE {answer.ade_m:.2f} m, FDE {answer.errors_m[-1]:.2f} m; "
             f"told to go {escape(command)}</figcaption></figure>"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,10 +81,10 @@ class ForeignWriter:
 
     def __init__(self, path: Path, storage: Literal["mcap", "sqlite3"] = "mcap") -> None:
         self._store = get_typestore(Stores.ROS2_HUMBLE)
-        self._path, self._draft = path, path.with_name(f".{path.name}.part")
-        shutil.rmtree(self._draft, ignore_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._scratch = path, Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         plugin = StoragePlugin.MCAP if storage == "mcap" else StoragePlugin.SQLITE3
-        self._writer = Writer(self._draft, version=9, storage_plugin=plugin)
+        self._writer = Writer(self._scratch / path.name, version=9, storage_plugin=plugin)
         self._connections: dict[str, Any] = {}
         self._waiting: list[tuple[int, int, str, str, Any]] = []
         self._count = 0
@@ -93,12 +94,15 @@ class ForeignWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self.flush(None)
-        self._writer.close()
-        if kind is None:
-            shutil.rmtree(self._path, ignore_errors=True)
-            self._draft.rename(self._path)
+        try:
+            if kind is None:
+                self.flush(None)
+            self._writer.close()
+            if kind is None:
+                shutil.rmtree(self._path, ignore_errors=True)
+                (self._scratch / self._path.name).rename(self._path)
+        finally:
+            shutil.rmtree(self._scratch)
 
     def make(self, kind: str, *args: Any, **fields: Any) -> Any:
         """A message, or part of one, of type `package/msg/Name`."""

@@ -54,10 +54,10 @@ def replay_command(
         task = progress.add_task(f"{planner} on {name}", total=1.0, note="")
 
         def tick(answer: Answer, done: float) -> None:
-            if answer.errors_m is not None:
+            if answer.whole:
                 note = f"ADE {answer.ade_m:.2f} m"
             else:
-                note = answer.skipped[0][0] if answer.skipped else ""
+                note = answer.skipped[0][0] if answer.skipped else "planned"
             progress.update(task, completed=done, note=note)
 
         made = replay(
