@@ -1,7 +1,8 @@
 """Many drives: every (scenario, seed) for one planner, over worker processes, with the honesty checks as an option.
 
 SUMO and the renderer each hold one instance per process, so a sweep is a pool of processes that keep their planner and
-world from drive to drive.  What is finished is kept (`resume.Finished`), so an interrupted sweep goes on.
+world from drive to drive.  What is finished is kept (`resume.Finished`), so an interrupted sweep goes on.  `run_job` is
+also what every worker of a cluster calls (`ray_sweep.py`), which is why both give the same numbers.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Job:
     rollouts: int = 1
     images: Images = "own"
     donor: str = ""
+    world: str = "reference"  # what draws the cameras, of `WORLDS`
     use_history: bool = True
     latency: Latency | None = None  # None: sync mode
     save_to: str = ""  # directory for the step log; "" keeps only the metrics
@@ -71,11 +73,11 @@ def sweep(
     for i, metrics in sorted(results.items()):
         done(i, metrics, new=False)
     if workers <= 1 or len(todo) <= 1:
-        _start_worker(threads)
+        start_worker(threads)
         for i, job in todo:
             done(i, run_job(job), new=True)
     else:
-        with multiprocessing.get_context("spawn").Pool(min(workers, len(todo)), _start_worker, (threads,)) as pool:
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(todo)), start_worker, (threads,)) as pool:
             for i, metrics in pool.imap_unordered(_run_numbered, todo):
                 done(i, metrics, new=True)
     return [results[i] for i in range(len(jobs))]
@@ -85,7 +87,7 @@ _threads = 1  # of learned planners in this process
 _kept: dict[tuple[str, ...], Any] = {}  # planners, worlds and picture banks of this process
 
 
-def _start_worker(threads: int) -> None:
+def start_worker(threads: int) -> None:
     """Of each worker process, before its first job."""
     global _threads
     _threads = threads
@@ -121,12 +123,12 @@ def run_job(job: Job) -> Metrics:
 def driver_of(job: Job) -> tuple[Any, Any]:
     """(planner, world) of a job for `drive`, made once per process; no world for a planner that looks at no pixels."""
     planner = _planner(job)
-    return planner, _world() if frames_needed(planner, 2) else None
+    return planner, _world(job.world) if frames_needed(planner, 2) else None
 
 
 def measured_latency(job: Job, threads: int = 1) -> Latency:
     """How long the job's planner takes for a plan in this process, on the job's scenario."""
-    _start_worker(threads)
+    start_worker(threads)
     planner, world = driver_of(job)
     return measure_latency(planner, load_scenario(job.scenario), job.seed, world)
 
@@ -146,17 +148,24 @@ def _planner(job: Job) -> Any:
     return _kept[key]
 
 
-def _world() -> Any:
-    if ("world",) not in _kept:
-        from efficientgen.worldsim.reference.world import ReferenceWorld  # loads Panda3D
+def _reference_world() -> Any:
+    from efficientgen.worldsim.reference.world import ReferenceWorld  # loads Panda3D
 
-        _kept["world",] = ReferenceWorld()
-    return _kept["world",]
+    return ReferenceWorld()
+
+
+WORLDS: dict[str, Callable[[], Any]] = {"reference": _reference_world}
+
+
+def _world(name: str) -> Any:
+    if ("world", name) not in _kept:
+        _kept["world", name] = WORLDS[name]()
+    return _kept["world", name]
 
 
 def _bank(donor: str, seed: int) -> Bank:
     key = ("bank", donor, str(seed))
     if key not in _kept:
-        _kept[key] = picture_bank(load_scenario(donor), seed, _world())
+        _kept[key] = picture_bank(load_scenario(donor), seed, _world("reference"))
     bank: Bank = _kept[key]
     return bank
