@@ -100,7 +100,9 @@ def _start(cluster: Cluster) -> None:
     except (RayError, ConnectionError, ValueError, RuntimeError) as error:
         where = f"at {cluster.address!r}" if cluster.address else "on this machine"
         words = str(error).strip().splitlines()[0]
-        raise ClusterError(f"no Ray {where}: {words}; start it with `ray start --head`, or leave --address out") from error
+        raise ClusterError(
+            f"no Ray {where}: {words}; start it with `ray start --head`, or leave --address out"
+        ) from error
 
 
 class _Pool:

@@ -1,8 +1,8 @@
 """Long sweeps survive an interruption: finished drives go to a file at once, one JSON line each, and are not driven
 again.
 
-A drive counts as the same only if its whole job and everything that decides how it goes are: the code, the packages that
-count, the scenario and its town, the model directory.  So a stale file costs time, never truth.
+A drive counts as the same only if its whole job and everything that decides how it goes are: the code, the packages
+that count, the scenario and its town, the model directory.  So a stale file costs time, never truth.
 """
 
 from __future__ import annotations

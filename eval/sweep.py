@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from efficientgen.eval.metrics import Metrics, score
 from efficientgen.eval.replay import log_replay
 from efficientgen.eval.resume import Finished
 from efficientgen.eval.runner import drive, frames_needed, measure_latency
+from efficientgen.eval.step_log import StepLog
 from efficientgen.eval.store import save
 from efficientgen.planning.load import EXPERT, LOG_REPLAY, load_planner
 from efficientgen.worldsim.scenario import load_scenario
@@ -41,6 +43,7 @@ class Job:
     world: str = "reference"  # what draws the cameras, of `WORLDS`
     use_history: bool = True
     latency: Latency | None = None  # None: sync mode
+    benchmarks: bool = False  # also drive the expert, and score what is measured by it: PDMS, EPDMS, nuPlan, AlpaSim
     save_to: str = ""  # directory for the step log; "" keeps only the metrics
 
 
@@ -114,7 +117,11 @@ def run_job(job: Job) -> Metrics:
         mode="sync" if job.latency is None else "latency",
         latency=job.latency or 0.0,
     )
-    metrics = score(log)
+    expert = None
+    if job.benchmarks:
+        itself = job.planner == EXPERT and job.latency is None
+        expert = log if itself else _expert_log(job.scenario, job.seed)
+    metrics = score(log, expert=expert)
     if job.save_to:
         save(log, Path(job.save_to), metrics)
     return metrics
@@ -131,6 +138,11 @@ def measured_latency(job: Job, threads: int = 1) -> Latency:
     start_worker(threads)
     planner, world = driver_of(job)
     return measure_latency(planner, load_scenario(job.scenario), job.seed, world)
+
+
+@lru_cache(maxsize=32)
+def _expert_log(scenario: str, seed: int) -> StepLog:
+    return drive(load_scenario(scenario), seed, "expert")
 
 
 def _planner(job: Job) -> Any:

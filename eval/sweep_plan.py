@@ -5,6 +5,7 @@
     scenarios: [maple_right]     # or  split: heldout;  neither: all
     seeds: 5                     # counted from 0, or a list; default: those that each scenario names
     latency: 0.2                 # s, plans take effect that much later; default: sync mode
+    benchmarks: false            # default true: also drive the expert, which PDMS, EPDMS and nuPlan's score need
 
 Wrong names are told before the first drive.  Drives are ordered by planner, so that a worker seldom changes its model.
 """
@@ -51,6 +52,7 @@ class SweepPlan:
     scenarios: tuple[str, ...]
     seeds: tuple[int, ...] | None  # None: those that each scenario names
     latency: Latency | None
+    benchmarks: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def parse_plan(data: Any, name: str = "plan") -> SweepPlan:
     """A checked `SweepPlan` from plain data; raises as `read_plan` does."""
     if not isinstance(data, Mapping):
         raise SweepPlanError(f"{name} must hold keys and values, first of all `planners: [...]`")
-    known = ("planners", "worlds", "scenarios", "split", "seeds", "latency")
+    known = ("planners", "worlds", "scenarios", "split", "seeds", "latency", "benchmarks")
     if unknown := sorted(str(key) for key in data if key not in known):
         raise SweepPlanError(f"{name}: unknown key {unknown[0]!r}; known are: {', '.join(known)}")
     if not data.get("planners"):
@@ -101,7 +103,11 @@ def parse_plan(data: Any, name: str = "plan") -> SweepPlan:
     scenarios = tuple(dict.fromkeys(str(each) for each in named))
     for each in scenarios:
         load_scenario(each)
-    return SweepPlan(entrants, worlds, scenarios, _seeds(data.get("seeds"), name), _latency(data.get("latency"), name))
+    benchmarks = data.get("benchmarks", True)
+    if not isinstance(benchmarks, bool):
+        raise SweepPlanError(f"{name}: 'benchmarks' is true or false, got {benchmarks!r}")
+    seeds, latency = _seeds(data.get("seeds"), name), _latency(data.get("latency"), name)
+    return SweepPlan(entrants, worlds, scenarios, seeds, latency, benchmarks)
 
 
 def entries(plan: SweepPlan) -> tuple[Entry, ...]:
@@ -124,6 +130,7 @@ def entries(plan: SweepPlan) -> tuple[Entry, ...]:
                         world=world,
                         use_history=entrant.history,
                         latency=plan.latency,
+                        benchmarks=plan.benchmarks,
                     )
                     out.append(Entry(entrant.label if len(plan.worlds) == 1 else f"{entrant.label} in {world}", job))
     return tuple(out)

@@ -1,9 +1,9 @@
 """Where the drives of a sweep are kept: Parquet on any fsspec path, one small file per finished drive.
 
-A file is named by the sha256 of everything that decides how the drive goes (`resume.job_key`), and appears whole or not
-at all.  So whoever is killed, and whenever: a drive that has its file is finished, one that has none is driven again,
-and driving one twice writes the same file.  When all are there, `drives.parquet` holds them as one table in the order of
-the plan; it is what people read.
+A file is named by the sha256 of everything that decides how the drive goes (`resume.job_key`), and appears whole or
+not at all.  So whoever is killed, and whenever: a drive that has its file is finished, one that has none is driven
+again, and driving one twice writes the same file.  When all are there, `drives.parquet` holds them as one table in the
+order of the plan; it is what people read.
 
 pyarrow and fsspec are imported only here.
 """

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,9 @@ class TrialError(RuntimeError):
     """A sweep of the trial did not go on; its output says why."""
 
 
-def trial(drives: int, directory: Path, workers: int = 2, say: Callable[[str], None] = lambda words: None) -> dict[str, Any]:
+def trial(
+    drives: int, directory: Path, workers: int = 2, say: Callable[[str], None] = lambda words: None
+) -> dict[str, Any]:
     """Run both sweeps in `directory`, an empty one, and say what came of them.
 
     Raises:
@@ -65,11 +67,12 @@ def trial(drives: int, directory: Path, workers: int = 2, say: Callable[[str], N
     worker, at_worker = killed.kill_worker(), len(store.finished())
     say(f"killed worker {worker} after {at_worker} drives")
     killed.wait_for(store, round(KILL_DRIVER_AT * drives))
-    left = killed.kill_driver()
+    orphans = killed.kill_driver()
     at_driver = len(store.finished())
     say(f"killed the driver after {at_driver} drives")
     again = _Sweep(plan, directory / "disturbed", workers)
     told = again.wait_for_end()
+    left = len(still_there(orphans))
     one, two = (read_rows(str(directory / name)) for name in ("undisturbed", "disturbed"))
     return {
         "result": "sweep-trial",
@@ -107,6 +110,16 @@ def descendants(root: int) -> list[int]:
     return sorted(out - {root})
 
 
+def still_there(processes: Mapping[int, str], patience_s: float = 120.0) -> list[int]:
+    """Which of these processes have not ended after a while (Ray's agents take a minute to notice)."""
+    until = time.monotonic() + patience_s
+    while (left := [pid for pid, command in processes.items() if command and _command(pid) == command]) and (
+        time.monotonic() < until
+    ):
+        time.sleep(1.0)
+    return left
+
+
 class _Sweep:
     """`efficientgen sweep` in a process of its own."""
 
@@ -139,15 +152,12 @@ class _Sweep:
         os.kill(pids[0], signal.SIGKILL)
         return pids[0]
 
-    def kill_driver(self) -> int:
-        """Kill -9; returns how many of its processes were still there half a minute later."""
-        below = descendants(self._process.pid)
+    def kill_driver(self) -> dict[int, str]:
+        """Kill -9; returns the processes that were below it, by id, with their commands."""
+        below = {pid: _command(pid) for pid in descendants(self._process.pid)}
         self._process.kill()
         self._process.communicate()
-        until = time.monotonic() + 30.0
-        while (left := [pid for pid in below if _command(pid)]) and time.monotonic() < until:
-            time.sleep(0.2)
-        return len(left)
+        return below
 
     def _words(self) -> str:
         self._process.kill()

@@ -38,7 +38,9 @@ def sweep_command(
     ] = "",
     gpus: Annotated[float, typer.Option(min=0.0, help="GPUs of each worker.")] = 0.0,
     threads: Annotated[int, typer.Option(min=1, help="Threads per worker for a learned planner.")] = 1,
-    serial: Annotated[bool, typer.Option("--serial", help="No Ray: one drive after the other in this process.")] = False,
+    serial: Annotated[
+        bool, typer.Option("--serial", help="No Ray: one drive after the other in this process.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Drive planners x worlds x scenarios x seeds; interrupted or killed, the same command goes on."""

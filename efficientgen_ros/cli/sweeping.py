@@ -32,6 +32,7 @@ class Setting:
     checkpoint: str = ""
     workers: int = 1
     threads: int = 1
+    benchmarks: bool = False
 
 
 def chosen_scenarios(scenario: Sequence[str], split: str | None) -> tuple[str, ...]:
@@ -77,6 +78,7 @@ def jobs_of(planner: str, setting: Setting, latency: Latency | None) -> list[Job
                 donor=donor_of(name, everything),
                 use_history=setting.history,
                 latency=latency,
+                benchmarks=setting.benchmarks,
             )
             for seed in seeds
         ]
