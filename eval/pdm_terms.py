@@ -100,7 +100,7 @@ def oncoming_score(pose: F64, wrong: np.ndarray) -> float:
     """1, 0.5 or 0 by the metres moved within 1 s while `wrong` (K,), of poses (K, 3) one tick apart."""
     moved = np.concatenate([[0.0], np.hypot(*np.diff(pose[:, :2], axis=0).T)]) * wrong
     total = np.concatenate([[0.0], np.cumsum(moved)])
-    low = np.maximum(np.arange(len(moved)) - ONCOMING_TICKS, 0)
+    low = np.maximum(np.arange(len(moved)) - ONCOMING_TICKS + 1, 0)
     most = float((total[1:] - total[low]).max())
     return 1.0 if most < ONCOMING_HALF_M else 0.5 if most < ONCOMING_ZERO_M else 0.0
 
