@@ -51,6 +51,7 @@ setup(
         "record": ["mcap", "rosbags"],
         "live": ["foxglove-sdk"],
         "sim": ["panda3d", "libsumo", "sumolib", "av", "matplotlib"],
+        "sweep": ["ray", "pyarrow==23.*", "fsspec"],  # libsumo 1.28 links against Arrow 23
         "ros-wheels": ["ros-kilted-rclpy", "ros-kilted-rmw-fastrtps-cpp"],
     },
     entry_points={

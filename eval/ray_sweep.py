@@ -11,8 +11,11 @@ ray is imported only here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import socket
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +29,7 @@ from efficientgen.eval.sweep import Job, run_job, start_worker
 
 OBJECT_STORE_BYTES = 200 * 2**20  # results are a few kB
 MAX_DEATHS = 3  # of workers on one drive
+REACH_S = 5.0  # for an answer from the cluster's address
 
 
 class ClusterError(RuntimeError):
@@ -75,11 +79,12 @@ def drive_on(
     """
     if not jobs:
         return
-    _start(cluster)
-    try:
-        _Pool(cluster, jobs, on_done, on_event).run()
-    finally:
-        ray.shutdown()
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what it has to say; stdout is for results
+        _start(cluster)
+        try:
+            _Pool(cluster, jobs, on_done, on_event).run()
+        finally:
+            ray.shutdown()
 
 
 def _start(cluster: Cluster) -> None:
@@ -88,6 +93,7 @@ def _start(cluster: Cluster) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     try:
         if cluster.address:
+            _reach(cluster.address)
             ray.init(address=cluster.address, **quiet)
             return
         ray.init(
@@ -97,12 +103,19 @@ def _start(cluster: Cluster) -> None:
             _system_config={"enable_metrics_collection": False},
             **quiet,
         )
-    except (RayError, ConnectionError, ValueError, RuntimeError) as error:
+    except (RayError, OSError, ValueError, RuntimeError) as error:
         where = f"at {cluster.address!r}" if cluster.address else "on this machine"
-        words = str(error).strip().splitlines()[0]
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ClusterError(
             f"no Ray {where}: {words}; start it with `ray start --head`, or leave --address out"
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Fail at once where nobody listens; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
 
 
 class _Pool:
