@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from efficientgen.planning.load import BASELINES, DEFAULT
-from efficientgen_ros.cli import faults, honesty, latency_curve
+from efficientgen_ros.cli import faults, honesty, latency_curve, sweep
 from efficientgen_ros.cli.sweeping import (
     Setting,
     chosen_scenarios,
@@ -28,6 +28,7 @@ from efficientgen_ros.cli.sweeping import (
 app = typer.Typer(help="Score planners.", no_args_is_help=True)
 faults.register(app)
 app.command("honesty")(honesty.honesty_command)
+app.command("sweep-trial")(sweep.sweep_trial_command)
 app.command("latency-curve")(latency_curve.latency_curve_command)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,6 +88,25 @@ def sweep_command(
     Console().print(_table(swept))
     console.print(f"{swept.made} driven, {swept.kept} there before; sha256 without wall times {swept.digest[:16]}")
     console.print(f"written: {swept.table}", soft_wrap=True)
+
+
+def sweep_trial_command(
+    drives: Annotated[int, typer.Option(min=10, help="Short drives in each sweep.")] = 200,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that drive.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Write the result here as JSON.")] = None,
+) -> None:
+    """Kill -9 a worker and the driver of a sweep, go on, and compare with a sweep that nobody disturbed."""
+    from efficientgen.eval.results import write_json
+    from efficientgen.eval.sweep_trial import TrialError, trial
+
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        result = trial(drives, Path(scratch), workers, lambda words: console.print(words, highlight=False))
+    if out is not None:
+        write_json(result, out)
+    print(json.dumps(result, indent=1))
+    if not result["equal"]:
+        raise TrialError("the disturbed sweep differs from the undisturbed one")
 
 
 def _maker(serial: bool, workers: int, address: str, gpus: float, threads: int, say: Callable[[str], None]) -> Any:
