@@ -25,15 +25,15 @@ BOARD = "leaderboard.json"
 RANKED_BY = "driving_score"
 COLUMNS: tuple[tuple[str, str, float, str, bool], ...] = (  # metric, label, factor, unit, more is better
     ("driving_score", "Driving score", 1, "0-100", True),
-    ("carla_driving_score", "CARLA DS", 1, "0-100", True),
-    ("hd_score", "HD-Score", 100, "0-100", True),
-    ("pdms", "PDMS", 100, "0-100", True),
-    ("epdms", "EPDMS", 100, "0-100", True),
-    ("nuplan_score", "nuPlan CLS", 100, "0-100", True),
     ("success", "Success", 100, "%", True),
     ("collision_at_fault", "At-fault collision", 100, "%", False),
     ("off_road", "Off road", 100, "%", False),
     ("red_lights", "Red lights", 1, "per drive", False),
+    ("hd_score", "HD-Score", 100, "0-100", True),
+    ("pdms", "PDMS", 100, "0-100", True),
+    ("epdms", "EPDMS", 100, "0-100", True),
+    ("carla_driving_score", "CARLA DS", 1, "0-100", True),
+    ("nuplan_score", "nuPlan CLS", 100, "0-100", True),
     ("fallback_share", "Fallback", 100, "% of plans", False),
 )
 
@@ -163,30 +163,39 @@ def _body(board: Board) -> str:
 
 def _overall(board: Board) -> str:
     shown = [column for column in COLUMNS if any(column[0] in row.overall for row in board.rows)]
-    head = "".join(f'<th data-better="{"more" if more else "less"}"><button>{escape(label)}</button>'
-                   f"<small>{escape(unit)}</small></th>" for _, label, _, unit, more in shown)  # fmt: skip
+    behind = "<th>Behind the first<small>paired</small></th>"
+    head = "".join(
+        f'<th data-better="{"more" if more else "less"}"><button>{escape(label)}</button>'
+        f"<small>{escape(unit)}</small></th>" + (behind if metric == RANKED_BY else "")
+        for metric, label, _, unit, more in shown
+    )
     lines = ""
     for place, row in enumerate(board.rows, 1):
-        cells = "".join(_cell(row.overall.get(metric), factor, bar=metric == RANKED_BY)
-                        for metric, _, factor, _, _ in shown)  # fmt: skip
-        behind = ""
-        if row.behind is not None:
-            d = row.behind.difference
-            behind = f"{d.mean:+.1f} <small>[{d.low:+.1f}, {d.high:+.1f}]</small>"
+        cells = "".join(
+            _cell(row.overall.get(metric), factor, bar=metric == RANKED_BY)
+            + (_behind(row) if metric == RANKED_BY else "")
+            for metric, _, factor, _, _ in shown
+        )
         rank = f"{place}{' =' if row.shared else ''}"
         kind = " <small>baseline</small>" if row.baseline else ""
-        lines += (f"<tr><td class='place'>{rank}</td><th>{escape(row.name)}{kind}</th>"
-                  f"{cells}<td>{behind}</td></tr>")  # fmt: skip
-    return _table("compare board", f"<th></th><th></th>{head}<th>Behind the first<small>paired</small></th>", lines)
+        lines += f"<tr><td class='place'>{rank}</td><th>{escape(row.name)}{kind}</th>{cells}</tr>"
+    return _table("compare board", f"<th></th><th></th>{head}", lines)
+
+
+def _behind(row: Row) -> str:
+    if row.behind is None:
+        return "<td></td>"
+    d = row.behind.difference
+    return f"<td>{d.mean:+.1f} <small>[{d.low:+.1f}, {d.high:+.1f}]</small></td>"
 
 
 def _by_family(board: Board) -> str:
-    head = "<th></th>" + "".join(f"<th>{escape(plain(family))}</th>" for family in board.families)
+    head = "<th></th>" + "".join(f"<th>{escape(row.name)}</th>" for row in board.rows)
     lines = "".join(
-        f"<tr><th>{escape(row.name)}</th>"
-        + "".join(_cell(row.families.get(f, {}).get(RANKED_BY), 1, bar=True) for f in board.families)
+        f"<tr><th>{escape(plain(family))}</th>"
+        + "".join(_cell(row.families.get(family, {}).get(RANKED_BY), 1, bar=True) for row in board.rows)
         + "</tr>"
-        for row in board.rows
+        for family in board.families
     )
     return _table("compare scores", head, lines)
 

@@ -97,6 +97,7 @@ def _start(cluster: Cluster) -> None:
             ray.init(address=cluster.address, **quiet)
             return
         ray.init(
+            address="local",
             num_cpus=cluster.workers,
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,

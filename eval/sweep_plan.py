@@ -76,11 +76,11 @@ def read_plan(path: Path) -> SweepPlan:
         raise SweepPlanError(f"cannot read the sweep plan {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise SweepPlanError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from error
-    return parse_plan(data, path.name)
+    return parse_plan(data, path.name, path.parent)
 
 
-def parse_plan(data: Any, name: str = "plan") -> SweepPlan:
-    """A checked `SweepPlan` from plain data; raises as `read_plan` does."""
+def parse_plan(data: Any, name: str = "plan", folder: Path | None = None) -> SweepPlan:
+    """A checked `SweepPlan` from plain data; raises as `read_plan` does.  Scenario files are looked for in `folder`."""
     if not isinstance(data, Mapping):
         raise SweepPlanError(f"{name} must hold keys and values, first of all `planners: [...]`")
     known = ("planners", "worlds", "scenarios", "split", "seeds", "latency", "benchmarks")
@@ -100,7 +100,7 @@ def parse_plan(data: Any, name: str = "plan") -> SweepPlan:
             raise SweepPlanError(f"{name}: no world {world!r}; there are: {', '.join(WORLDS)}")
     split = data.get("split")
     named = _list(data.get("scenarios") or scenario_names(None if split is None else str(split)), "scenarios", name)
-    scenarios = tuple(dict.fromkeys(str(each) for each in named))
+    scenarios = tuple(dict.fromkeys(_scenario(str(each), folder) for each in named))
     for each in scenarios:
         load_scenario(each)
     benchmarks = data.get("benchmarks", True)
@@ -165,6 +165,12 @@ def _entrant(data: Any, name: str) -> Entrant:
         raise SweepPlanError(f"{name}: {entrant.name!r} is a baseline without a model; leave {min(special)!r} out")
     checkpoint_sha256(entrant.name, entrant.checkpoint)  # a wrong name is told before the first drive
     return entrant
+
+
+def _scenario(name: str, folder: Path | None) -> str:
+    """A scenario's name, or the whole path of its file: workers may run elsewhere."""
+    is_file = name.endswith((".yaml", ".yml"))
+    return str((folder / name).resolve()) if is_file and folder is not None else name
 
 
 def _list(value: Any, key: str, name: str) -> Sequence[Any]:

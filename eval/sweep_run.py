@@ -37,13 +37,18 @@ class Swept:
 
 
 def run_sweep(
-    entries: Sequence[Entry], store: Store, make: Make, on_done: Callable[[Entry, Metrics], None] | None = None
+    entries: Sequence[Entry],
+    store: Store,
+    make: Make,
+    on_done: Callable[[Entry, Metrics], None] | None = None,
+    on_kept: Callable[[Sequence[Entry]], None] | None = None,
 ) -> Swept:
     """Drive what `store` lacks of `entries` and write the table.
 
     Args:
         make: makes the jobs it is given, in any order, and calls back with each one's number and metrics.
         on_done: called after each drive has been kept.
+        on_kept: called once, before the first drive, with those that were there.
 
     Raises:
         SweepPlanError: two entries are the same drive.
@@ -54,6 +59,8 @@ def run_sweep(
         raise SweepPlanError(f"the drives of {twice.label!r} are asked for under two labels; leave one out")
     there = store.finished()
     todo = [i for i, key in enumerate(keys) if key not in there]
+    if on_kept is not None:
+        on_kept([entry for entry, key in zip(entries, keys, strict=True) if key in there])
 
     def done(number: int, metrics: Metrics) -> None:
         i = todo[number]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from efficientgen.eval.metrics import Metrics
-    from efficientgen.eval.sweep import Job
     from efficientgen.eval.sweep_plan import Entry
     from efficientgen.eval.sweep_run import Swept
 
@@ -68,20 +67,19 @@ def sweep_command(
             label: progress.add_task(label, total=count, last="")
             for label, count in Counter(entry.label for entry in drives).items()
         }
-        make = _maker(serial, workers, address, gpus, threads, lambda words: progress.console.print(words))
 
-        def counted(jobs: Sequence[Job], done: Callable[[int, Metrics], None]) -> None:
-            if len(jobs) < len(drives):
-                progress.console.print(f"{len(drives) - len(jobs)} of {len(drives)} drives are there already")
-            make(jobs, done)
+        def kept(held: Sequence[Entry]) -> None:
+            for entry in held:
+                progress.update(bars[entry.label], advance=1)
+            if held:
+                progress.console.print(f"{len(held)} of {len(drives)} drives are there already")
 
-        def show(entry: Entry, metrics: Metrics) -> None:
+        def done(entry: Entry, metrics: Metrics) -> None:
             last = f"{metrics.scenario} {metrics.seed}: {metrics.driving_score:.0f}"
             progress.update(bars[entry.label], advance=1, last=last)
 
-        swept = run_sweep(drives, store, counted, show)
-        for label, task in bars.items():
-            progress.update(task, completed=sum(row["label"] == label for row in swept.rows))
+        make = _maker(serial, workers, address, gpus, threads, lambda words: progress.console.print(words))
+        swept = run_sweep(drives, store, make, done, kept)
     if as_json:
         print(json.dumps(_summary(swept), indent=1))
         return
