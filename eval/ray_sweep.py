@@ -107,9 +107,8 @@ def _start(cluster: Cluster) -> None:
     except (RayError, OSError, ValueError, RuntimeError) as error:
         where = f"at {cluster.address!r}" if cluster.address else "on this machine"
         words = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ClusterError(
-            f"no Ray {where}: {words}; start it with `ray start --head`, or leave --address out"
-        ) from error
+        remedy = "; start it with `ray start --head`, set RAY_AUTH_MODE as it was set there, or leave --address out"
+        raise ClusterError(f"no Ray {where}: {words}{remedy if cluster.address else ''}") from error
 
 
 def _reach(address: str) -> None:
