@@ -52,6 +52,7 @@ setup(
         "live": ["foxglove-sdk"],
         "sim": ["panda3d", "libsumo", "sumolib", "av", "matplotlib"],
         "sweep": ["ray", "pyarrow==23.*", "fsspec"],  # libsumo 1.28 links against Arrow 23
+        "qwen": ["tiktoken"],  # reads Qwen's rank file, which `pip install --no-deps dashscope` brings
         "ros-wheels": ["ros-kilted-rclpy", "ros-kilted-rmw-fastrtps-cpp"],
     },
     entry_points={
