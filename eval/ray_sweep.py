@@ -25,7 +25,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from efficientgen.eval.metrics import Metrics
 from efficientgen.eval.provenance import code_sha256
-from efficientgen.eval.sweep import Job, run_job, start_worker
+from efficientgen.eval.sweep import Job, model_of, run_job, start_worker
 
 OBJECT_STORE_BYTES = 200 * 2**20  # results are a few kB
 MAX_DEATHS = 3  # of workers on one drive
@@ -126,7 +126,7 @@ class _Pool:
         self._cluster, self._jobs, self._on_done, self._on_event = cluster, jobs, on_done, on_event
         self._todo: dict[tuple[str, ...], list[int]] = {}  # by planner, so that a worker keeps its model
         for i, job in enumerate(jobs):
-            self._todo.setdefault(_model(job), []).append(i)
+            self._todo.setdefault(model_of(job), []).append(i)
         self._deaths: dict[int, int] = {}
         self._failed: dict[int, str] = {}
         self._at: dict[Any, tuple[Any, int]] = {}  # reference -> (actor, drive)
@@ -149,7 +149,7 @@ class _Pool:
                 self._failed[i] = f"{type(cause).__name__}: {cause}"
             else:
                 self._on_done(i, metrics)
-            self._next(actor, _model(self._jobs[i]))
+            self._next(actor, model_of(self._jobs[i]))
         if self._failed:
             i, words = min(self._failed.items())
             job = self._jobs[i]
@@ -187,12 +187,8 @@ class _Pool:
         self._deaths[i] = self._deaths.get(i, 0) + 1
         words = f"a worker died on {job.planner} in {job.scenario}, seed {job.seed}"
         if self._deaths[i] < MAX_DEATHS:
-            self._todo[_model(job)].insert(0, i)
+            self._todo[model_of(job)].insert(0, i)
             self._on_event(f"{words}; another makes it again")
         else:
             self._failed[i] = f"killed its worker {MAX_DEATHS} times"
             self._on_event(f"{words}, {MAX_DEATHS} times now; it is given up")
-
-
-def _model(job: Job) -> tuple[str, ...]:
-    return (job.planner, job.checkpoint, job.decoder, str(job.rollouts), str(job.use_history), job.world)

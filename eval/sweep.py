@@ -38,6 +38,9 @@ class Job:
     checkpoint: str = ""
     decoder: str = ""
     rollouts: int = 1
+    device: str = "cpu"  # where the model computes, in which number format, and which answer it is asked for:
+    dtype: str = ""
+    schema: str = ""
     images: Images = "own"
     donor: str = ""
     world: str = "reference"  # what draws the cameras, of `WORLDS`
@@ -127,6 +130,12 @@ def run_job(job: Job) -> Metrics:
     return metrics
 
 
+def model_of(job: Job) -> tuple[str, ...]:
+    """What has to be loaded for a job; jobs that agree in it share a planner within a process."""
+    settings = (job.decoder, str(job.use_history), str(job.rollouts), job.device, job.dtype, job.schema)
+    return (job.planner, job.checkpoint, *settings)
+
+
 def driver_of(job: Job) -> tuple[Any, Any]:
     """(planner, world) of a job for `drive`, made once per process; no world for a planner that looks at no pixels."""
     planner = _planner(job)
@@ -154,9 +163,12 @@ def _planner(job: Job) -> Any:
         if key not in _kept:
             _kept[key] = log_replay(load_scenario(job.scenario), job.seed)
         return _kept[key]
-    key = ("planner", job.planner, job.checkpoint, job.decoder, str(job.use_history), str(job.rollouts))
+    key = ("planner", *model_of(job))
     if key not in _kept:
-        _kept[key] = load_planner(job.planner, job.checkpoint, job.decoder, job.use_history, job.rollouts, _threads)
+        how = {"device": job.device, "dtype": job.dtype, "schema": job.schema}
+        _kept[key] = load_planner(
+            job.planner, job.checkpoint, job.decoder, job.use_history, job.rollouts, _threads, **how
+        )
     return _kept[key]
 
 

@@ -39,6 +39,9 @@ class Entrant:
     checkpoint: str = ""
     decoder: str = ""
     rollouts: int = 1
+    device: str = "cpu"
+    dtype: str = ""
+    schema: str = ""
     history: bool = True
     images: Images = "own"
 
@@ -125,6 +128,9 @@ def entries(plan: SweepPlan) -> tuple[Entry, ...]:
                         checkpoint=entrant.checkpoint,
                         decoder=entrant.decoder,
                         rollouts=entrant.rollouts,
+                        device=entrant.device,
+                        dtype=entrant.dtype,
+                        schema=entrant.schema,
                         images=entrant.images,
                         donor=donor_of(scenario, everything) if entrant.images == "swapped" else "",
                         world=world,
@@ -160,7 +166,7 @@ def _entrant(data: Any, name: str) -> Entrant:
     if entrant.images not in get_args(Images):
         allowed = ", ".join(get_args(Images))
         raise SweepPlanError(f"{name}: images {entrant.images!r} of {entrant.name!r} is not one of {allowed}")
-    special = {key for key in ("checkpoint", "decoder", "rollouts", "history", "images") if key in data}
+    special = set(data) - {"name", "label"}
     if entrant.name in BASELINES and special:
         raise SweepPlanError(f"{name}: {entrant.name!r} is a baseline without a model; leave {min(special)!r} out")
     checkpoint_sha256(entrant.name, entrant.checkpoint)  # a wrong name is told before the first drive

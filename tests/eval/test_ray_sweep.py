@@ -25,7 +25,7 @@ from efficientgen.eval.sweep_trial import SHORT, trial, workers_of
 def drives(tmp_path_factory: pytest.TempPathFactory) -> tuple[Entry, ...]:
     scenario = tmp_path_factory.mktemp("sweep") / "short.yaml"
     scenario.write_text(yaml.safe_dump(SHORT))
-    return entries(parse_plan({"planners": ["constant-velocity", "expert"], "scenarios": [str(scenario)], "seeds": 2}))
+    return entries(parse_plan({"planners": ["expert"], "scenarios": [str(scenario)], "seeds": 3}))
 
 
 def test_a_sweep_equals_the_serial_run_though_a_worker_is_killed(drives: tuple[Entry, ...], tmp_path: Path):
@@ -41,12 +41,11 @@ def test_a_sweep_equals_the_serial_run_though_a_worker_is_killed(drives: tuple[E
         drive_on(Cluster(workers=2), jobs, done, told.append)
 
     swept = run_sweep(drives, Store(str(tmp_path)), make, kill_one)
-    assert swept.digest == serial.digest and len(swept.rows) == 4
+    assert swept.digest == serial.digest and len(swept.rows) == 3
     assert [row["pose_sha256"] for row in swept.rows] == [row["pose_sha256"] for row in serial.rows]
-    assert len({row["key"] for row in swept.rows}) == 4 and len({row["pose_sha256"] for row in swept.rows}) > 1
+    assert len({row["key"] for row in swept.rows}) == 3
     assert killed and all("another makes it again" in words for words in told)
-    experts = [metrics_of(row) for row in swept.rows if row["planner"] == "expert"]
-    assert all(m.epdms is not None and m.event_progress == 1.0 for m in experts)
+    assert all(m.epdms is not None and m.event_progress == 1.0 for m in map(metrics_of, swept.rows))
 
 
 def test_no_cluster_at_the_address(drives: tuple[Entry, ...]):
