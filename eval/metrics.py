@@ -43,6 +43,10 @@ class MetricsFormatError(ValueError):
     """Stored metrics are not those of this version."""
 
 
+class WrongExpertError(ValueError):
+    """The expert's drive to score by is of another scenario or seed."""
+
+
 @dataclass(frozen=True)
 class Metrics:
     """One drive in numbers.  Shares and completion are fractions; times s, lengths m; None: nothing to measure."""
@@ -172,7 +176,15 @@ def score(
     Args:
         town: loaded by the log's name unless given.
         expert: the expert's drive of the same scenario and seed; without it what is measured by it stays None.
+
+    Raises:
+        WrongExpertError: it is of another.
     """
+    if expert is not None and (expert.scenario, expert.seed) != (log.scenario, log.seed):
+        raise WrongExpertError(
+            f"the expert drove {expert.scenario}, seed {expert.seed}, and the drive to score is {log.scenario}, seed "
+            f"{log.seed}: drive the expert on the same"
+        )
     vehicle = vehicle or VehicleParams()
     if town is None:
         from efficientgen.worldsim.town import load_town  # reads map files; not needed when the caller has the town

@@ -10,10 +10,10 @@ import pytest
 from efficientgen.eval.boxes import first_contact
 from efficientgen.eval.driving_score import carla_score, outside_lanes_share
 from efficientgen.eval.event_rates import Events, event_rates
-from efficientgen.eval.metrics import score
+from efficientgen.eval.metrics import WrongExpertError, score
 from efficientgen.eval.nuplan_score import NuPlanScore, nuplan_score
 from efficientgen.eval.step_log import StepLog, scored_ticks
-from tests.eval.made import Field, ahead, car, made_log, straight
+from tests.eval.made import Field, car, made_log, straight
 from tests.eval.test_pdms import TwoWay, at, cruise, plan
 
 
@@ -152,4 +152,14 @@ def test_metrics_hold_the_benchmarks_only_beside_an_expert():
     assert beside.event_progress == 1.0 and beside.pdm_ec == 1.0
     nothing = made_log(straight(), at(8.0), waypoints=lambda t: None, seconds=2.0)
     assert score(nothing, Field(), expert=log).pdms == 0.0
-    assert ahead(1.0, 2).shape == (2, 2)
+    with pytest.raises(WrongExpertError, match="seed 1"):
+        score(log, Field(), expert=replace(log, seed=1))
+
+
+def test_the_expert_is_nearly_flawless_on_a_real_drive():
+    pytest.importorskip("libsumo")
+    from efficientgen.eval.sweep import Job, run_job
+
+    m = run_job(Job("maple_right", 0, "expert", benchmarks=True))
+    assert m.pdms is not None and m.pdms > 0.97 and m.epdms is not None and m.epdms > 0.97
+    assert m.nuplan_score == 1.0 and m.carla_driving_score == 100.0 and m.carla_success and not m.event_incident
