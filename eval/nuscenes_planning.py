@@ -208,7 +208,7 @@ def _near(boxes: F64, step: I64, ways: Sequence[F64], reach: float) -> I64:
     return np.flatnonzero(close)
 
 
-# Way-points (N, 2) of plan and truth, boxes (M, 5) with the way-point each belongs to -> (N,) bool each: the plan's point
+# Way-points (N, 2) of plan and truth, boxes (M, 5) with the way-point each belongs to -> (N,) each: the plan's point
 # hits, the plan's box hits, the truth's box hits.
 Hits = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]
 
@@ -330,4 +330,3 @@ def _turned_footprint(way: F64, corners: I64, step: I64) -> NDArray[np.bool_]:
         hit = (np.take_along_axis(lo, row, 1) <= column) & (np.take_along_axis(hi, row, 1) >= column)
         touched[here[hit.any(1)]] = True
     return touched
-
