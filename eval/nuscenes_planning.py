@@ -96,7 +96,7 @@ def planning_metrics(
     )
     return PlanningMetrics(
         convention,
-        bool(np.asarray(batch.counted)[0]),
+        bool(np.ravel(batch.counted)[0]),
         batch.l2[0],
         batch.obj_col[0],
         batch.obj_box_col[0],
@@ -116,7 +116,7 @@ def planning_metrics_batch(
         raise UnknownConventionError(f"no convention '{convention}'; choose one of {', '.join(CONVENTIONS)}")
     plan, truth, exists = _checked(predictions, ground_truths, masks)
     boxes, step = _flat(agent_boxes, exists)
-    counted = np.ones(len(plan), bool) if convention == "uniad" else exists.all(1)
+    counted: NDArray[np.bool_] = np.ones(len(plan), bool) if convention == "uniad" else exists.all(1)
     l2 = np.sqrt((((plan - truth) ** 2) * exists[..., None]).sum(-1))
     point, box, truth_box = _hits(convention, plan.reshape(-1, 2), truth.reshape(-1, 2), boxes, step)
     excluded = truth_box.reshape(-1, STEPS) | ~exists
