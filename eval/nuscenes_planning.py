@@ -116,7 +116,7 @@ def planning_metrics_batch(
         raise UnknownConventionError(f"no convention '{convention}'; choose one of {', '.join(CONVENTIONS)}")
     plan, truth, exists = _checked(predictions, ground_truths, masks)
     boxes, step = _flat(agent_boxes, exists)
-    counted: NDArray[np.bool_] = np.ones(len(plan), bool) if convention == "uniad" else exists.all(1)
+    counted = np.all(exists, axis=1) | (convention == "uniad")
     l2 = np.sqrt((((plan - truth) ** 2) * exists[..., None]).sum(-1))
     point, box, truth_box = _hits(convention, plan.reshape(-1, 2), truth.reshape(-1, 2), boxes, step)
     excluded = truth_box.reshape(-1, STEPS) | ~exists

@@ -20,7 +20,9 @@ import numpy as np
 
 from efficientgen.perception.types import F64
 
-TIMES_S: dict[int, F64] = {5: np.arange(1, 6) * 1.0, 6: np.arange(1, 7) * 0.5, 20: np.arange(1, 21) * 0.25}
+TIMES_S: dict[int, F64] = {
+    n: np.asarray(np.arange(1, n + 1) * dt, np.float64) for n, dt in ((5, 1.0), (6, 0.5), (20, 0.25))
+}
 _NUMBER = r"([+-]?(?:\d+(?:\.\d+)?|\.\d+))"
 _PAIR = re.compile(rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]")
 _TEXTS = ("model_output_raw", "output", "response", "prediction", "text")
