@@ -162,6 +162,40 @@ def compare_command(
         print(f"{key}: {value:+.4g}")
 
 
+SHOWN = ("maple_left", "oak_round_left", "birch_dense", "elm_centre_left", "oak_cut_in", "oak_five_left")
+
+
+@app.command("conventions")
+def conventions_command(
+    scenario: Annotated[list[str], typer.Option(help="Scenario; default: six with turns and traffic.")] = [],  # noqa: B006
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per scenario, counted from 0.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Write the numbers here as JSON.")] = None,
+    pictures: Annotated[Path | None, typer.Option(help="Write the pictures into this folder as SVG.")] = None,
+) -> None:
+    """Score the same plans in all four nuScenes conventions, on drives of our own towns (docs/offline.md)."""
+    from efficientgen.eval.conventions import collect, disagreements, measure, table_of
+    from efficientgen.eval.provenance import provenance
+    from efficientgen.eval.results import write_json
+
+    scenario = scenario or list(SHOWN)
+    with _progress("drives", len(scenario) * seeds) as advance:
+        scenes = collect(scenario, seeds, advance)
+    found = disagreements(scenes)
+    result = {"result": "conventions", "scenarios": scenario, "seeds": seeds, "disagreements": len(found),
+              **measure(scenes), **provenance()}  # fmt: skip
+    if out is not None:
+        write_json(result, out)
+    if pictures is not None:
+        from efficientgen.eval.convention_pictures import draw_averages, draw_cells, draw_collisions
+
+        draw_averages(result, pictures / "offline-l2.svg")
+        draw_collisions(result, pictures / "offline-collisions.svg")
+        if found:
+            draw_cells(found[0], pictures / "offline-cells.svg")
+    print(table_of(result))
+    print(f"{len(found)} steps on which the conventions disagree about a collision with the same vehicles")
+
+
 def _driver(
     planner: str, predictions: Path | None, checkpoint: str, decoder: str, rollouts: int, seed: int, threads: int
 ) -> Driver:
