@@ -16,7 +16,6 @@ The devkit is imported on use and installed with --no-deps (requirements-devkits
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +91,10 @@ class NuScenesReader:
             raise package_error(error) from error
         try:
             self.tables: Any = NuScenes(version=version, dataroot=str(dataroot), verbose=False)
-        except (KeyError, AssertionError, TypeError, OSError) as error:
+        except (ValueError, LookupError, AssertionError, TypeError, OSError) as error:
+            what = f"{type(error).__name__}: {error}"
             raise NuScenesDataError(
-                f"{dataroot / version}: the tables do not fit together ({type(error).__name__}: {error})"
+                f"{dataroot / version}: a table is damaged, or they do not fit together ({what})"
             ) from error
         self.dataroot, self.version, self.split = dataroot, version, split
         wanted = set(scenes)
@@ -251,14 +251,6 @@ def _require_tables(dataroot: Path, version: str) -> None:
     missing = [name for name in TABLES if not (folder / f"{name}.json").is_file()]
     if missing:
         raise NuScenesDataError(f"{folder} lacks {len(missing)} of its {len(TABLES)} tables: {', '.join(missing)}")
-    for name in TABLES:
-        path = folder / f"{name}.json"
-        if path.stat().st_size < 2 or path.open("rb").read(1).strip() not in (b"[", b""):
-            raise NuScenesDataError(f"{path} is no JSON list of records: fetch it again")
-    try:
-        json.loads((folder / "scene.json").read_text("utf-8"))
-    except ValueError as error:
-        raise NuScenesDataError(f"{folder / 'scene.json'} is damaged ({error}): fetch it again") from error
 
 
 def package_error(error: ImportError) -> NuScenesPackageError:

@@ -71,7 +71,15 @@ class Driver:
 
 
 def planner_driver(
-    name: str, checkpoint: str = "", decoder: str = "", rollouts: int = 1, seed: int = 0, threads: int = 1
+    name: str,
+    checkpoint: str = "",
+    decoder: str = "",
+    rollouts: int = 1,
+    seed: int = 0,
+    threads: int = 1,
+    device: str = "cpu",
+    dtype: str = "",
+    schema: str = "",
 ) -> Driver:
     """A planner by name, as `load_planner` loads it for a drive.
 
@@ -83,7 +91,9 @@ def planner_driver(
         raise NotOfflineError(f"'{name}' drives on what only a simulated town knows; score a planner that looks")
     from efficientgen.eval.provenance import checkpoint_sha256
 
-    planner = load_planner(name, checkpoint, decoder, rollouts=rollouts, threads=threads)
+    planner = load_planner(
+        name, checkpoint, decoder, rollouts=rollouts, threads=threads, device=device, dtype=dtype, schema=schema
+    )
     planner.reset(seed)
     sight = sight_of(planner)
 
@@ -94,8 +104,10 @@ def planner_driver(
         return plan.times_s, plan.waypoints, plan.text
 
     blind = name == CONSTANT_VELOCITY and not checkpoint
-    origin = {} if blind else {"checkpoint_sha256": checkpoint_sha256(name, checkpoint), "rollouts": rollouts,
-                               "decoder": decoder or "scaffold-spec"}  # fmt: skip
+    origin: dict[str, Any] = {}
+    if not blind:
+        origin = {"checkpoint_sha256": checkpoint_sha256(name, checkpoint), "decoder": decoder or "scaffold-spec",
+                  "rollouts": rollouts, "schema": schema, "device": device, "dtype": dtype}  # fmt: skip
     count = sum(p.numel() for p in planner.model.parameters()) if hasattr(planner, "model") else 0
     return Driver(name, sight, answer, origin | {"seed": seed}, blind, _in_words(count))
 

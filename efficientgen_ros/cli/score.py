@@ -28,6 +28,9 @@ Predictions = Annotated[
 ]
 Checkpoint = Annotated[str, typer.Option(help="Model directory in place of the shipped one.")]
 Decoder = Annotated[str, typer.Option(help="ar or scaffold-spec.")]
+Schema = Annotated[str, typer.Option(help="Answer to ask for: wod-e2e, nuscenes; empty: the checkpoint's.")]
+Device = Annotated[str, typer.Option(help="Where its model runs: cpu, cuda, cuda:1.")]
+Dtype = Annotated[str, typer.Option(help="Of its weights; empty: float32 on a CPU, bfloat16 elsewhere.")]
 Rollouts = Annotated[int, typer.Option(min=1, help="Trajectories sampled and averaged per plan; 1: greedy.")]
 Seed = Annotated[int, typer.Option(help="Of the rollouts.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads for the model.")]
@@ -65,10 +68,13 @@ def nuscenes_command(
     planner: Planner = DEFAULT,
     predictions: Predictions = None,
     checkpoint: Checkpoint = "",
+    schema: Schema = "",
     decoder: Decoder = "",
     rollouts: Rollouts = 1,
     seed: Seed = 0,
     threads: Threads = 1,
+    device: Device = "cpu",
+    dtype: Dtype = "",
     extrapolate: Extrapolate = False,
     on_error: OnErrorOption = "stop",
     out: Out = None,
@@ -81,7 +87,7 @@ def nuscenes_command(
     from efficientgen.eval.offline import Skips
     from efficientgen.eval.offline_nuscenes import NuScenesTask, default_reference, nuscenes_result, score_nuscenes
 
-    driver = _driver(planner, predictions, checkpoint, decoder, rollouts, seed, threads)
+    driver = _driver(predictions, planner, checkpoint, decoder, rollouts, seed, threads, device, dtype, schema)
     task = NuScenesTask(convention, reference or default_reference(convention), extrapolate)
     reader = NuScenesReader(dataroot, version, split, scene)
     skips = Skips(on_error)
@@ -106,10 +112,13 @@ def wod_command(
     planner: Planner = DEFAULT,
     predictions: Predictions = None,
     checkpoint: Checkpoint = "",
+    schema: Schema = "",
     decoder: Decoder = "",
     rollouts: Rollouts = 1,
     seed: Seed = 0,
     threads: Threads = 1,
+    device: Device = "cpu",
+    dtype: Dtype = "",
     extrapolate: Extrapolate = False,
     on_error: OnErrorOption = "stop",
     out: Out = None,
@@ -135,7 +144,7 @@ def wod_command(
 
     paths = matching(data)
     only = frozenset(names.read_text("utf-8").split()) if names else frozenset()
-    driver = _driver(planner, predictions, checkpoint, decoder, rollouts, seed, threads)
+    driver = _driver(predictions, planner, checkpoint, decoder, rollouts, seed, threads, device, dtype, schema)
     form = SubmissionForm(account, method or driver.name, parameters or driver.parameters, bool(pretrained),
                           tuple(author), public_model_names=tuple(pretrained))  # fmt: skip
     if submit is not None:
@@ -206,14 +215,11 @@ def conventions_command(
     print(f"{len(found)} steps on which the conventions disagree about a collision with the same vehicles")
 
 
-def _driver(
-    planner: str, predictions: Path | None, checkpoint: str, decoder: str, rollouts: int, seed: int, threads: int
-) -> Driver:
+def _driver(predictions: Path | None, *planner: Any) -> Driver:
+    """The prediction file, or the planner that the options name (in the order of `planner_driver`)."""
     from efficientgen.eval.offline import file_driver, planner_driver
 
-    if predictions is not None:
-        return file_driver(predictions)
-    return planner_driver(planner, checkpoint, decoder, rollouts, seed, threads)
+    return planner_driver(*planner) if predictions is None else file_driver(predictions)
 
 
 @contextmanager

@@ -217,7 +217,7 @@ def test_the_footprint_lies_half_a_metre_ahead():
 def test_pictures_show_the_cells_that_decide(convention):
     """The cells drawn for plan and boxes overlap exactly where the metric says so, and lie where things are."""
     rng = np.random.default_rng(23)
-    for _ in range(8):
+    for _ in range(2 if convention == "omnidrive" else 8):
         plan, truth, boxes = scene(rng)
         step = np.repeat(np.arange(6), [len(b) for b in boxes])
         _, hits, _ = collisions(convention, plan, truth, np.concatenate(boxes), step)

@@ -289,9 +289,11 @@ def test_incomplete_data_sets_are_named(root, tmp_path):
     (copy / "v1.0-mini" / "instance.json").unlink()
     with pytest.raises(NuScenesDataError, match="lacks 1 of its 13 tables: instance"):
         NuScenesReader(copy, "v1.0-mini")
-    (copy / "v1.0-mini" / "instance.json").write_text("[")
-    with pytest.raises(NuScenesDataError):
-        NuScenesReader(copy, "v1.0-mini")
+    whole = (root / "v1.0-mini" / "instance.json").read_text()
+    for damaged in ("", "[", whole[: len(whole) // 2], '{"token": 3}'):
+        (copy / "v1.0-mini" / "instance.json").write_text(damaged)
+        with pytest.raises(NuScenesDataError, match="damaged"):
+            NuScenesReader(copy, "v1.0-mini")
     rows = json.loads((root / "v1.0-mini" / "instance.json").read_text())
     (copy / "v1.0-mini" / "instance.json").write_text(json.dumps(rows[1:]))
     with pytest.raises(NuScenesDataError, match="do not fit together"):

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from efficientgen.eval.bench_eval import TARGETS
 from efficientgen.eval.offline import DifferentMetricError
-from efficientgen_ros.cli import app
+from efficientgen_ros.cli import app, main
 from tests.eval import tiny_nuscenes
 
 
@@ -84,3 +84,27 @@ def test_bench_eval_tells_rate_and_target():
     rows = {row["name"]: row for row in json.loads(told.stdout)["rows"]}
     assert set(TARGETS) < set(rows) and all(row["rate"] > 0 for row in rows.values())
     assert rows["wod-e2e-rfs"]["target"] == 20000.0 and rows["nuscenes-vad"]["target"] == 2000.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        ("score nuscenes --dataroot no/where --convention vad --planner constant-velocity", "does not exist"),
+        ("score wod-e2e --data no/*.tfrecord* --planner constant-velocity", "matches no file"),
+        ("score wod-e2e --data {} --planner expert", "only a simulated town knows"),
+        ("score wod-e2e --data {} --planner nano-ddrive", "is no E2EDFrame"),
+        ("score wod-e2e --data {} --predictions no.json", "does not exist"),
+        ("score wod-e2e --data {} --planner constant-velocity --on-error skip", "no frame could be scored"),
+    ],
+)
+def test_mistakes_get_one_line_with_the_remedy(arguments, remedy, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("waymo_open_dataset")
+    from efficientgen.eval.io_wod import write_records
+
+    path = tmp_path / "v.tfrecord"
+    write_records(path, [b"\xff\xff"])
+    monkeypatch.setattr("sys.argv", ["efficientgen", *arguments.format(path).split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert remedy in " ".join(capsys.readouterr().err.split())
