@@ -51,6 +51,9 @@ setup(
         "record": ["mcap", "rosbags"],
         "live": ["foxglove-sdk"],
         "sim": ["panda3d", "libsumo", "sumolib", "av", "matplotlib"],
+        # The readers themselves go in with --no-deps (requirements-devkits.txt): their pins ask for numpy 1, TensorFlow.
+        "eval-nuscenes": ["opencv-python-headless", "shapely", "pyquaternion", "descartes", "scikit-learn", "tqdm"],
+        "eval-wod": ["crc32c", "protobuf>=3.20"],
         "ros-wheels": ["ros-kilted-rclpy", "ros-kilted-rmw-fastrtps-cpp"],
     },
     entry_points={
