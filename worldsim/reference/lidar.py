@@ -53,6 +53,11 @@ class LidarScan:
     instances: NDArray[np.uint16]
 
     @property
+    def on_ground(self) -> NDArray[np.bool_]:
+        """(N,) whether a point lies on the ground."""
+        return np.isin(self.labels, GROUND)
+
+    @property
     def in_ego(self) -> F64:
         """(N, 3) m in the ego frame."""
         pose = self.lidar.lidar_to_ego

@@ -51,7 +51,7 @@ class ReferenceWorld:
         self._town: TownScene | None = None
         self._rain = Rain(self._display.cameras)
         self._seed = 0
-        self._ranges: RangeCameras | None = None  # opened when first asked for
+        self._ranges: dict[tuple[Camera, ...], RangeCameras] = {}  # opened when first asked for
         self._lidars: dict[Lidar, tuple[Beams, RangeCameras]] = {}
 
     @property
@@ -83,16 +83,17 @@ class ReferenceWorld:
         self._rain.fall(frame.stamp_ns)
         return self._display.grab()
 
-    def measure(self, frame: OracleFrame) -> RangeImages:
-        """Depth, semantics and instances of the rig's pictures at one tick.
+    def measure(self, frame: OracleFrame, rig: tuple[Camera, ...] = ()) -> RangeImages:
+        """Depth, semantics and instances of the pictures at one tick, or of other cameras' (`rig`).
 
         Raises:
             DepthUnsupportedError: the renderer cannot; only EGL can.
         """
-        if self._ranges is None:
-            self._ranges = RangeCameras(self._display, self.rig)
+        rig = rig or self.rig
+        if rig not in self._ranges:
+            self._ranges[rig] = RangeCameras(self._display, rig)
         self._show(frame)
-        return self._ranges.grab(frame.actors, frame.stamp_ns)
+        return self._ranges[rig].grab(frame.actors, frame.stamp_ns)
 
     def scan(self, frame: OracleFrame, lidar: Lidar = LIDAR_TOP) -> LidarScan:
         """One turn of a lidar at one tick; noise and dropouts are keyed by the seed of `reset` and the stamp.
@@ -144,10 +145,10 @@ class ReferenceWorld:
     def close(self) -> None:
         """Frees the buffer and all towns."""
         self._rain.close()
-        for ranges in (self._ranges, *(cameras for _, cameras in self._lidars.values())):
-            if ranges is not None:
-                ranges.close()
-        self._ranges, self._lidars = None, {}
+        for ranges in (*self._ranges.values(), *(cameras for _, cameras in self._lidars.values())):
+            ranges.close()
+        self._ranges.clear()
+        self._lidars.clear()
         self._display.close()
         for scene in self._towns.values():
             scene.close()
