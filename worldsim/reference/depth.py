@@ -142,10 +142,10 @@ class RangeCameras:
         self._buffer.setActive(False)
         if not self._texture.hasRamImage():
             raise DepthUnsupportedError("the float buffer gave no pixels back; leave depth, semantics and lidar out")
-        raw = np.frombuffer(self._texture.getRamImageAs("RGB"), np.float32)  # bottom row first
-        views = raw.reshape(self.height, self.count, self.width, 3)[::-1].transpose(1, 0, 2, 3)
-        depth = np.where(views[..., 0] > 0, views[..., 0], np.float32(np.inf))
-        return RangeImages(stamp_ns, depth, views[..., 1].astype(np.uint8), views[..., 2].astype(np.uint16))
+        raw = np.frombuffer(self._texture.getRamImage(), np.float32)  # instance, class, depth, 1; bottom row first
+        views = raw.reshape(self.height, self.count, self.width, 4)[::-1].transpose(1, 0, 2, 3)
+        depth = np.where(views[..., 2] > 0, views[..., 2], np.float32(np.inf))
+        return RangeImages(stamp_ns, depth, views[..., 1].astype(np.uint8), views[..., 0].astype(np.uint16))
 
     def close(self) -> None:
         """Frees the buffer."""
