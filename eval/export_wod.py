@@ -26,6 +26,7 @@ from efficientgen.eval.export_scene import (
     written_whole,
 )
 from efficientgen.eval.io_wod import data_protos, write_records
+from efficientgen.eval.overlay import to_ego
 from efficientgen.eval.step_log import all_ticks
 from efficientgen.eval.synthetic_raters import RULE, synthetic_raters
 from efficientgen.perception.observation import HISTORY_NS, interpolate
@@ -95,9 +96,7 @@ def stamps_of(drive: Drive, period_ns: int) -> list[int]:
 
 def relative(states: Sequence[EgoState], now: EgoState) -> F64:
     """Positions (N, 2) m of `states` in the ego frame of `now`."""
-    cos, sin = math.cos(now.yaw), math.sin(now.yaw)
-    away = np.array([(s.x - now.x, s.y - now.y) for s in states])
-    return away @ np.array([[cos, -sin], [sin, cos]])
+    return to_ego(np.array([(s.x, s.y) for s in states]), now)
 
 
 def states_at(by_stamp: dict[int, EgoState], instants: Sequence[int]) -> list[EgoState]:
