@@ -51,7 +51,7 @@ setup(
         "record": ["mcap", "rosbags"],
         "live": ["foxglove-sdk"],
         "sim": ["panda3d", "libsumo", "sumolib", "av", "matplotlib"],
-        # The readers themselves go in with --no-deps (requirements-devkits.txt): their pins ask for numpy 1, TensorFlow.
+        # What the readers need; they themselves go in with --no-deps (requirements-devkits.txt).
         "eval-nuscenes": ["opencv-python-headless", "shapely", "pyquaternion", "descartes", "scikit-learn", "tqdm"],
         "eval-wod": ["crc32c", "protobuf>=3.20"],
         "ros-wheels": ["ros-kilted-rclpy", "ros-kilted-rmw-fastrtps-cpp"],
