@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rclpy.serialization import serialize_message
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -22,6 +21,7 @@ from efficientgen.eval.step_log import Step, StepLog, all_ticks, chunk_seconds
 from efficientgen.perception.rig import NANO_RIG, Camera
 from efficientgen.perception.types import NS, CameraFrame, OracleFrame
 from efficientgen_ros import codec, messages, viewers
+from efficientgen_ros.cdr import cdr_bytes
 from efficientgen_ros.interfaces import BASE_LINK, TOPICS, Topic, camera_topics
 from efficientgen_ros.messages import text
 from efficientgen_ros.sensors import lidar_mount_message, sensor_messages, sensor_topics
@@ -86,7 +86,7 @@ def _write_bag(
             lines[key] = bag.add_connection(topic.name, topic.type, typestore=store, offered_qos_profiles=profile)
 
         def write(key: str, message: Any, stamp_ns: int) -> None:
-            bag.write(lines[key], stamp_ns, message if isinstance(message, bytes) else serialize_message(message))
+            bag.write(lines[key], stamp_ns, message if isinstance(message, bytes) else cdr_bytes(message))
 
         for said in _opening(drive.log, shown, rig, sensors):
             write(*said)
@@ -126,7 +126,7 @@ def _at_tick(
     tick: OracleFrame, step: Step | None, log: StepLog, world: Any, shown: tuple[Camera, ...],
     rig: tuple[Camera, ...], sensors: Sequence[str],
 ) -> Iterator[Said]:  # fmt: skip
-    """What the graph says at one tick, in the order in which it would: truth, pictures, and the decision if one falls."""
+    """What the graph says at one tick, in its order: truth, pictures, and the decision if one falls."""
     stamp = tick.stamp_ns
     odometry, acceleration, steering = messages.ego_messages(tick.ego)
     yield "clock", Clock(clock=messages.time_of(stamp)), stamp

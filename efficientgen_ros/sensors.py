@@ -22,10 +22,11 @@ from efficientgen_ros.parameters import ParameterError
 
 IMAGES = {"depth": "32FC1", "labels": "mono8", "instances": "16UC1"}
 SENSORS = (*IMAGES, "lidar")
+_OFFSETS = {"x": 0, "y": 4, "z": 8, "intensity": 12, "ring": 16, "label": 18}
 POINT = np.dtype({
-    "names": ["x", "y", "z", "intensity", "ring", "label"],
+    "names": list(_OFFSETS),
     "formats": ["<f4", "<f4", "<f4", "<f4", "<u2", "u1"],
-    "offsets": [0, 4, 8, 12, 16, 18],
+    "offsets": list(_OFFSETS.values()),
     "itemsize": 20,
 })  # fmt: skip
 _FIELD = {"<f4": PointField.FLOAT32, "<u2": PointField.UINT16, "|u1": PointField.UINT8}
@@ -47,7 +48,9 @@ def sensors_named(text: str) -> tuple[str, ...]:
 def sensor_topics(sensors: Sequence[str], cameras: Sequence[Camera]) -> dict[str, Topic]:
     """Key -> topic: `depth/<CAMERA>`, `labels/<CAMERA>`, `instances/<CAMERA>`, `lidar/points`, `lidar/mount`."""
     topics = {
-        f"{kind}/{camera.name}": Topic(f"/sensing/camera/{camera.name.lower()}/{kind}", "sensor_msgs/msg/Image", "world")
+        f"{kind}/{camera.name}": Topic(
+            f"/sensing/camera/{camera.name.lower()}/{kind}", "sensor_msgs/msg/Image", "world"
+        )
         for kind in IMAGES
         if kind in sensors
         for camera in cameras
@@ -86,8 +89,8 @@ def cloud_message(scan: Any) -> PointCloud2:
     message.header.stamp, message.header.frame_id = time_of(scan.stamp_ns), scan.lidar.name.lower()
     message.row_step = POINT.itemsize * len(rows)
     message.fields = [
-        PointField(name=name, offset=POINT.fields[name][1], datatype=_FIELD[POINT.fields[name][0].str], count=1)
-        for name in POINT.names or ()
+        PointField(name=name, offset=offset, datatype=_FIELD[POINT[name].str], count=1)
+        for name, offset in _OFFSETS.items()
     ]
     message.data = rows.tobytes()
     return message

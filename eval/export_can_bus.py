@@ -25,9 +25,7 @@ def can_messages(log: StepLog, placed: Placed, scene: int) -> dict[str, Any]:
     when = [microseconds(scene, state.stamp_ns) for state in states]
     pose = [_pose(state, at, placed) for state, at in zip(states, when, strict=True)]
     steering = [{"utime": at, "value": -STEERING_RATIO * s.steering} for s, at in zip(states, when, strict=True)]
-    monitor = [
-        _monitor(state, at) for state, at in zip(states, when, strict=True) if state.stamp_ns % MONITOR_NS == 0
-    ]
+    monitor = [_monitor(state, at) for state, at in zip(states, when, strict=True) if state.stamp_ns % MONITOR_NS == 0]
     counts = {"pose": pose, "steeranglefeedback": steering, "vehicle_monitor": monitor}
     span = (when[-1] - when[0]) / 1e6
     meta = {

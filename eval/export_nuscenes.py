@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +188,7 @@ class _Dataset:
         if last < KEY_NS:
             raise ExportError(f"{drive.directory} is shorter than 0.5 s and has no two key frames: leave it out")
         log, scene = token("log", name), token("scene", name)
-        began = datetime.fromtimestamp(microseconds(number, 0) / 1e6, timezone.utc)
+        began = datetime.fromtimestamp(microseconds(number, 0) / 1e6, UTC)
         self.put("log", token=log, logfile=f"efficientgen-{number:04d}", vehicle="efficientgen",
                  date_captured=began.date().isoformat(), location=LOCATION)  # fmt: skip
         self._calibrate(name)
@@ -252,9 +252,7 @@ class _Dataset:
                      prev=before, next=after)  # fmt: skip
         return cloud
 
-    def _annotate(
-        self, scene: str, samples: list[str], seen: list[dict[str, _Sighting]], placed: Placed
-    ) -> None:
+    def _annotate(self, scene: str, samples: list[str], seen: list[dict[str, _Sighting]], placed: Placed) -> None:
         """Boxes of everybody met, from the first to the last meeting; where one is away in between, a gap."""
         for name in sorted({name for held in seen for name, sighting in held.items() if sighting.met}):
             met = [k for k, held in enumerate(seen) if name in held and held[name].met]

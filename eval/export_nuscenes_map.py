@@ -115,10 +115,10 @@ class _Expansion:
                 self.put("lane_connector", token=token("lane", *which),
                          polygon_token=self.polygon(placed.put(_ribbon(lane)), "connector", *which))  # fmt: skip
             elif lane.kind in ("sidewalk", "walkingarea"):
-                outline = lane.shape if lane.kind == "walkingarea" else _ribbon(lane)
-                if len(outline) > 2:
+                walked = lane.shape if lane.kind == "walkingarea" else _ribbon(lane)
+                if len(walked) > 2:
                     self.put("walkway", token=token("walkway", *which),
-                             polygon_token=self.polygon(placed.put(outline), "walkway", *which))  # fmt: skip
+                             polygon_token=self.polygon(placed.put(walked), "walkway", *which))  # fmt: skip
             elif lane.kind == "crossing":
                 self.put("ped_crossing", token=token("crossing", *which), road_segment_token="",
                          polygon_token=self.polygon(placed.put(_ribbon(lane)), "crossing", *which))  # fmt: skip

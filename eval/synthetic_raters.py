@@ -22,8 +22,9 @@ TIMES_S = np.arange(1, 21) * 0.25
 BRAKING = 2.0  # m/s^2
 FULL, HIT, OFF_ROAD, SHORT = 10.0, 8.0, 4.0, 3.0
 RULE = (
-    f"{FULL:.0f} points; {HIT:.0f} off for touching the box of a road user, {OFF_ROAD:.0f} off for leaving the drivable "
-    f"surface, up to {SHORT:.0f} off in proportion to the progress that is missing to the longest trajectory; not below 0"
+    f"{FULL:.0f} points; {HIT:.0f} off for touching the box of a road user, {OFF_ROAD:.0f} off for leaving the "
+    f"drivable surface, up to {SHORT:.0f} off in proportion to the progress that is missing to the longest "
+    "trajectory; not below 0"
 )
 
 

@@ -37,7 +37,9 @@ def nuscenes_command(
     runs: Runs,
     out: Out = Path("export/nuscenes"),
     width: Annotated[int, typer.Option(min=16, help="Of the pictures, px; nuScenes: 1600.")] = 400,
-    split: Annotated[str, typer.Option(help="Whose scene names to use: mini_val, mini_train, val, train.")] = "mini_val",
+    split: Annotated[
+        str, typer.Option(help="Whose scene names to use: mini_val, mini_train, val, train.")
+    ] = "mini_val",
     sweeps: Annotated[bool, typer.Option("--sweeps", help="Also the ticks between key frames (10 Hz).")] = False,
 ) -> None:
     """13 tables, six cameras and lidar at 2 Hz, CAN bus, map expansion; loads in nuscenes-devkit."""

@@ -13,6 +13,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from panda3d.core import Camera as PandaCamera
 from panda3d.core import (
     FrameBufferProperties,
     GraphicsEngine,
@@ -26,7 +27,6 @@ from panda3d.core import (
     Texture,
     WindowProperties,
 )
-from panda3d.core import Camera as PandaCamera
 
 from efficientgen.perception.rig import Camera
 from efficientgen.perception.types import U8, Actor

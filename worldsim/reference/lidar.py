@@ -10,7 +10,7 @@ angle of incidence on the ground, extinction by fog and rain, 1/r^2, and a keyed
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,12 +71,10 @@ class Beams:
         self.lidar = lidar
         elevation = np.radians(np.linspace(lidar.lowest_deg, lidar.highest_deg, lidar.rings))
         azimuth = np.radians(np.arange(lidar.steps) * 360.0 / lidar.steps)  # ccw from straight ahead of the car
-        flat = np.cos(elevation)[:, None]
-        directions = np.stack([flat * np.cos(azimuth), flat * np.sin(azimuth),
-                               np.broadcast_to(np.sin(elevation)[:, None], (lidar.rings, lidar.steps))], -1)  # fmt: skip
-        directions = directions.reshape(-1, 3)
+        up, around = (grid.ravel() for grid in np.meshgrid(elevation, azimuth, indexing="ij"))
+        directions = np.stack([np.cos(up) * np.cos(around), np.cos(up) * np.sin(around), np.sin(up)], 1)
         self.ring = np.repeat(np.arange(lidar.rings, dtype=np.uint8), lidar.steps)
-        nearest = np.round(np.tile(azimuth, lidar.rings) / (2 * math.pi / VIEWS)).astype(int) % VIEWS
+        nearest = np.round(around / (2 * math.pi / VIEWS)).astype(int) % VIEWS
         pitch = 0.5 * (lidar.lowest_deg + lidar.highest_deg)
         probes = [Camera(f"{lidar.name}_{k}", 2, 2, FOCAL_PX, lidar.mount, 360.0 / VIEWS * k, pitch)
                   for k in range(VIEWS)]  # fmt: skip
@@ -85,8 +83,7 @@ class Beams:
             mine = nearest == k
             pixels[mine] = project(directions[mine] + lidar.mount, probe.intrinsics, probe.camera_to_ego)[0] - 1.0
         half = np.ceil(np.abs(pixels).max(0)).astype(int) + 1  # from the principal point to the border
-        self.cameras = tuple(Camera(p.name, 2 * int(half[0]), 2 * int(half[1]), p.focal, p.mount, p.yaw_deg, p.pitch_deg)
-                             for p in probes)  # fmt: skip
+        self.cameras = tuple(replace(probe, width=2 * int(half[0]), height=2 * int(half[1])) for probe in probes)
         self._view = nearest
         self._turns = np.array([camera.camera_to_ego[:3, :3] for camera in self.cameras])
         self._exact = pixels + half  # (N, 2) px
@@ -145,4 +142,3 @@ class Beams:
         ground = np.isin(labels, GROUND)
         shine = np.where(ground, (1 - 0.7 * weather.wetness) * np.clip(-upwards, 0, 1), 1.0)
         return _REFLECTANCE[labels] * shine * np.exp(-2 * weather.fog * distance)
-

@@ -1,7 +1,7 @@
 """`ReferenceWorld`: the cameras' view of the oracle's town.  No traffic logic, no memory: one frame, one picture.
 
-Depth, semantics and lidar come from the same scene, when they are asked for.  Everything is a pure function of (town, weather, seed, frame); the same bytes come out in every process that uses the same
-renderer.
+Depth, semantics and lidar come from the same scene, when they are asked for.  Everything is a pure function of (town,
+weather, seed, frame); the same bytes come out in every process that uses the same renderer.
 """
 
 from __future__ import annotations
