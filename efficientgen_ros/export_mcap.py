@@ -53,18 +53,14 @@ def export_mcap(
         ExportError: `target` exists.
         DepthUnsupportedError: sensors were asked of a renderer that cannot measure.
     """
-    world = looking_world(rig) if pictures or sensors else None
-    try:
-        with written_whole(target) as draft:
-            for k, drive in enumerate(drives):
-                log = drive.log
-                if world is not None:
-                    world.reset(log.town, log.start.weather, log.seed)
-                name = f"{k:03d}-{log.scenario}-{log.planner}-{log.seed}"
-                _write_bag(draft / name, drive, world, rig if pictures else (), rig, sensors, on_tick)
-    finally:
-        if world is not None:
-            world.close()
+    looking = looking_world(rig if pictures or sensors else ())
+    with written_whole(target) as draft, looking as world:
+        for k, drive in enumerate(drives):
+            log = drive.log
+            if world is not None:
+                world.reset(log.town, log.start.weather, log.seed)
+            name = f"{k:03d}-{log.scenario}-{log.planner}-{log.seed}"
+            _write_bag(draft / name, drive, world, rig if pictures else (), rig, sensors, on_tick)
     return target
 
 

@@ -104,17 +104,13 @@ def export_nuscenes(
     rig = scaled(NUSCENES_RIG, width)
     towns = dict.fromkeys(drive.log.town for drive in drives)
     placed, canvas = place([load_town(name) for name in towns])
-    world = looking_world(rig)
-    try:
-        with written_whole(target) as draft:
-            data = _Dataset(draft, rig, split)
-            _write_maps(draft, placed, canvas)
-            for k, drive in enumerate(drives):
-                where = next(each for each in placed if each.town.name == drive.log.town)
-                data.add_scene(k, names[k], drive, where, world, sweeps, on_tick)
-            data.finish()
-    finally:
-        world.close()
+    with written_whole(target) as draft, looking_world(rig) as world:
+        data = _Dataset(draft, rig, split)
+        _write_maps(draft, placed, canvas)
+        for k, drive in enumerate(drives):
+            where = next(each for each in placed if each.town.name == drive.log.town)
+            data.add_scene(k, names[k], drive, where, world, sweeps, on_tick)
+        data.finish()
     return target
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from efficientgen.eval.step_log import StepLog
 from efficientgen.eval.store import load
 from efficientgen.perception.rig import Camera
-from efficientgen.perception.types import F64, NS, U8, Actor, ActorKind, EgoState, OracleFrame
+from efficientgen.perception.types import F64, U8, Actor, ActorKind, EgoState, OracleFrame
 
 JPEG_QUALITY = 90
 EPOCH_S = 1_600_000_000  # of the first scene's stamp 0; drives have no date of their own, and exports are reproducible
@@ -84,11 +84,19 @@ def written_whole(target: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def looking_world(rig: tuple[Camera, ...], supersample: int = 1) -> Any:
-    """A `ReferenceWorld` that looks through `rig`."""
+@contextmanager
+def looking_world(rig: tuple[Camera, ...]) -> Iterator[Any]:
+    """A `ReferenceWorld` that looks through `rig`; without a rig, None."""
+    if not rig:
+        yield None
+        return
     from efficientgen.worldsim.reference.world import ReferenceWorld  # loads Panda3D
 
-    return ReferenceWorld(rig, supersample)
+    world = ReferenceWorld(rig)
+    try:
+        yield world
+    finally:
+        world.close()
 
 
 def jpeg(image: U8) -> bytes:
@@ -178,7 +186,3 @@ def _to_box(points: F64, actor: Actor, ego: EgoState) -> F64:
 def _turn(yaw: float) -> F64:
     cos, sin = np.cos(yaw), np.sin(yaw)
     return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-
-
-def seconds(stamp_ns: int) -> float:
-    return stamp_ns / NS

@@ -64,21 +64,17 @@ def export_wod(
     for drive in drives:
         if not stamps_of(drive, period_ns):
             raise ExportError(f"{drive.directory} is too short: a frame needs 3.75 s before and 5 s after it")
-    world = looking_world(rig)
-    try:
-        with written_whole(target) as draft:
-            about = []
-            for k, drive in enumerate(drives):
-                stem = "simulated-synthetic-raters" if raters else "simulated"
-                name = f"{stem}.tfrecord-{k:05d}-of-{len(drives):05d}"
-                world.reset(drive.log.town, drive.log.start.weather, drive.log.seed)
-                frames = _frames(protos, drive, k, rig, world, period_ns, raters, on_tick)
-                count = write_records(draft / name, (frame.SerializeToString() for frame in frames))
-                about.append({"file": name, "frames": count, "segment": segment(drive), "drive": drive.title})
-            words = {"source": "simulated", "raters": f"synthetic: {RULE}" if raters else "none", "files": about}
-            (draft / "export.json").write_text(json.dumps(words, indent=1), encoding="utf-8")
-    finally:
-        world.close()
+    with written_whole(target) as draft, looking_world(rig) as world:
+        about = []
+        for k, drive in enumerate(drives):
+            stem = "simulated-synthetic-raters" if raters else "simulated"
+            name = f"{stem}.tfrecord-{k:05d}-of-{len(drives):05d}"
+            world.reset(drive.log.town, drive.log.start.weather, drive.log.seed)
+            frames = _frames(protos, drive, k, rig, world, period_ns, raters, on_tick)
+            count = write_records(draft / name, (frame.SerializeToString() for frame in frames))
+            about.append({"file": name, "frames": count, "segment": segment(drive), "drive": drive.title})
+        words = {"source": "simulated", "raters": f"synthetic: {RULE}" if raters else "none", "files": about}
+        (draft / "export.json").write_text(json.dumps(words, indent=1), encoding="utf-8")
     return target
 
 

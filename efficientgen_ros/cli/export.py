@@ -46,8 +46,9 @@ def nuscenes_command(
     from efficientgen.eval.export_nuscenes import export_nuscenes, version_of
     from efficientgen.eval.export_scene import drives_in
 
+    drives = drives_in(runs)
     with _progress() as tell:
-        export_nuscenes(drives_in(runs), out, width, split, sweeps, tell)
+        export_nuscenes(drives, out, width, split, sweeps, tell)
     print(f"{out}   (NuScenes({version_of(split)!r}, {str(out)!r}))")
 
 
@@ -65,8 +66,9 @@ def wod_command(
     from efficientgen.eval.export_scene import drives_in
     from efficientgen.eval.export_wod import export_wod
 
+    drives = drives_in(runs)
     with _progress() as tell:
-        export_wod(drives_in(runs), out, width, round(every * 1000) * 1_000_000, synthetic_raters, tell)
+        export_wod(drives, out, width, round(every * 1000) * 1_000_000, synthetic_raters, tell)
     print(f"{out}   (see export.json there)")
 
 
@@ -88,6 +90,7 @@ def mcap_command(
         raise typer.BadParameter(f"--rig {rig!r} is not one of {', '.join(RIGS)}, none")
     cameras = RIGS.get(rig, NANO_RIG)
     cameras = scaled(cameras, width) if width else cameras
+    drives = drives_in(runs)
     with _progress() as tell:
-        export_mcap(drives_in(runs), out, cameras, sensors_named(sensors), rig != "none", tell)
+        export_mcap(drives, out, cameras, sensors_named(sensors), rig != "none", tell)
     print(f"{out}   (a rosbag2 directory per drive)")
