@@ -1,8 +1,8 @@
 """Pictures of any pinhole camera, with or without distortion, as a camera of the planner's own rig would see them.
 
 A planner that was trained on one rig is shown that rig.  The picture is turned from the source camera's direction to
-the target's and resampled (averaged down first, then bilinear); what differs in position, a few decimetres, is ignored, and
-where the source does not see far enough its rim is repeated.  A picture that already fits is passed on untouched.
+the target's and resampled (averaged down first, then bilinear); what differs in position, a few decimetres, is ignored,
+and where the source does not see far enough its rim is repeated.  A picture that already fits is passed on untouched.
 
 Camera frames look along x (y left, z up), as everywhere in this package and in the Waymo Open Dataset.
 """

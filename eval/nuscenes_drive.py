@@ -63,6 +63,20 @@ class Observer:
             builder.add_frames(SensorFrames(tuple(NOW_NS - age for age in self.sight.ages_ns), frames))
         return builder.build(NOW_NS, frame.command)
 
+    def speed(self, frame: KeyFrame) -> float:
+        """Speed at a key frame, m/s.
+
+        Raises:
+            NotEnoughHistoryError: the CAN bus does not reach that instant.
+        """
+        at, rows = self._motion(frame.scene)
+        now = frame.timestamp_us / 1e6
+        if not len(at) or not at[0] - CAN_GAP_S <= now <= at[-1] + CAN_GAP_S:
+            raise NotEnoughHistoryError(
+                f"{frame.scene} at {frame.timestamp_us} us: the CAN bus does not hold that instant"
+            )
+        return float(np.interp(now, at, rows[3]))
+
     def states(self, frame: KeyFrame) -> list[EgoState]:
         """Ego states at the ticks up to the key frame, oldest first."""
         at, rows = self._motion(frame.scene)

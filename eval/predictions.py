@@ -1,10 +1,10 @@
 """Prediction files in the JSON form of the Fast-dDrive and dVLM-AD scorers: read, score, write.
 
 A list of records (or {"predictions": list}), each with `sample_id` and one of: `pred_trajectory` [[x, y], ...] in the
-ego frame (x forward, y left), or the model's text (`model_output_raw`, or the last of `conversations`), whose trajectory is
-then read leniently.  Five points stand for 1 .. 5 s, six for 0.5 .. 3 s, twenty for 0.25 .. 5 s.  The released scorer
-replaces what it cannot read by a standing car; here it is an error that names the record, so that nothing is scored
-that nobody predicted.
+ego frame (x forward, y left), or the model's text (`model_output_raw`, or the last of `conversations`), whose
+trajectory is then read leniently.  Five points stand for 1 .. 5 s, six for 0.5 .. 3 s, twenty for 0.25 .. 5 s.  The
+released scorer replaces what it cannot read by a standing car; here it is an error that names the record, so that
+nothing is scored that nobody predicted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import numpy as np
 
 from efficientgen.perception.types import F64
 
-TIMES_S = {5: np.arange(1, 6) * 1.0, 6: np.arange(1, 7) * 0.5, 20: np.arange(1, 21) * 0.25}
+TIMES_S: dict[int, F64] = {
+    n: np.asarray(np.arange(1, n + 1) * dt, np.float64) for n, dt in ((5, 1.0), (6, 0.5), (20, 0.25))
+}
 _NUMBER = r"([+-]?(?:\d+(?:\.\d+)?|\.\d+))"
 _PAIR = re.compile(rf"\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\]")
 _TEXTS = ("model_output_raw", "output", "response", "prediction", "text")
@@ -73,7 +75,8 @@ def trajectory_of(record: Mapping[str, Any]) -> tuple[F64, F64]:
         path = np.array(points, np.float64)
     except (TypeError, ValueError) as error:
         raise PredictionError(f"the trajectory of {name} is not a list of [x, y]") from error
-    times = np.array(record["times_s"], np.float64) if "times_s" in record else TIMES_S.get(len(path))
+    given = record.get("times_s")
+    times: F64 | None = TIMES_S.get(len(path)) if given is None else np.array(given, np.float64)
     if path.ndim != 2 or path.shape[1] != 2 or times is None or times.shape != path.shape[:1]:
         raise PredictionError(
             f"the trajectory of {name} is {path.shape}: 5 points stand for 1 .. 5 s, 6 for 0.5 .. 3 s, 20 for 4 Hz to "

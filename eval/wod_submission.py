@@ -44,6 +44,17 @@ class SubmissionForm:
     public_model_names: tuple[str, ...] = ()
 
 
+def check_form(form: SubmissionForm) -> None:
+    """
+    Raises:
+        SubmissionError: a field that the challenge requires is empty.
+    """
+    for key, option in (("account_name", "account"), ("unique_method_name", "method"),
+                        ("num_model_parameters", "parameters")):  # fmt: skip
+        if not getattr(form, key).strip():
+            raise SubmissionError(f"the submission's {key} is empty; the challenge requires it (--{option})")
+
+
 def write_submission(
     predictions: Iterable[tuple[str, F64]], form: SubmissionForm, directory: Path, per_shard: int = 500
 ) -> tuple[Path, int]:
@@ -53,9 +64,7 @@ def write_submission(
         SubmissionError: a field of the form is empty, no frame, one twice, or a trajectory of the wrong shape.
         WodPackageError: the protos are not installed.
     """
-    for key in ("account_name", "unique_method_name", "num_model_parameters"):
-        if not getattr(form, key).strip():
-            raise SubmissionError(f"the submission's {key} is empty; the challenge requires it")
+    check_form(form)
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / ARCHIVE
     draft = directory / f".{ARCHIVE}.new"

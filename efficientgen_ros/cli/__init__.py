@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from efficientgen_ros.cli import data, drive, evaluate, export, listing, runs, train
+from efficientgen_ros.cli import bench, data, drive, evaluate, export, listing, runs, score, train
 
 app = typer.Typer(
     help="Drive cars with block-diffusion vision-language-action planners, in closed loop, over ROS 2.",
@@ -17,6 +17,8 @@ app = typer.Typer(
 app.command("drive")(drive.drive_command)
 app.command("bringup")(drive.bringup_command)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(score.app, name="score")
+app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
 app.add_typer(export.app, name="export")

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from efficientgen.eval.collision_cells import LIDAR_AHEAD, cell_centres, footprint_cells, occupied_cells
 from efficientgen.eval.nuscenes_planning import (
     CONVENTIONS,
-    LIDAR_AHEAD,
     PlanningInputError,
     UnknownConventionError,
     planning_metrics,
@@ -211,6 +211,22 @@ def test_the_footprint_lies_half_a_metre_ahead():
                             (-2.042 + 0.5 - 2.25 + 0.6, True), (-2.042 + 0.5 - 2.25 - 0.6, False)):  # fmt: skip
             got = planning_metrics(AHEAD, far, ALL, [box(0.0, 4.0 * k + offset) for k in range(1, 7)], c)
             assert got.obj_box_col.all() == hit, (c, offset)
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_pictures_show_the_cells_that_decide(convention):
+    """The cells drawn for plan and boxes overlap exactly where the metric says so, and lie where things are."""
+    rng = np.random.default_rng(23)
+    for _ in range(8):
+        plan, truth, boxes = scene(rng)
+        hits = planning_metrics(plan, truth + [90.0, 0.0], ALL, boxes, convention).obj_box_col
+        for t, cells in enumerate(footprint_cells(convention, plan)):
+            painted = {tuple(c) for c in occupied_cells(convention, boxes[t])}
+            assert any(tuple(c) in painted for c in cells) == bool(hits[t])
+    ahead = footprint_cells(convention, AHEAD)[2]
+    np.testing.assert_allclose(cell_centres(convention, ahead).mean(0), [0.0, 12.5], atol=0.3)
+    car = cell_centres(convention, occupied_cells(convention, box(5.0, 20.0)))
+    np.testing.assert_allclose(car.mean(0), [5.0, 20.0], atol=0.3)
 
 
 def test_only_omnidrive_turns_the_box_along_the_path():
