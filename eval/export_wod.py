@@ -32,7 +32,16 @@ from efficientgen.eval.synthetic_raters import RULE, synthetic_raters
 from efficientgen.perception.observation import HISTORY_NS, interpolate
 from efficientgen.perception.rig import WOD_RIG, Camera, scaled
 from efficientgen.perception.route import command_at, locate
-from efficientgen.perception.types import F64, HISTORY_PERIOD_NS, HISTORY_STATES, NS, TICK_NS, Command, EgoState
+from efficientgen.perception.types import (
+    CHUNK_NS,
+    F64,
+    HISTORY_PERIOD_NS,
+    HISTORY_STATES,
+    NS,
+    TICK_NS,
+    Command,
+    EgoState,
+)
 from efficientgen.worldsim.town import load_town
 
 FUTURE_STATES = 20
@@ -43,7 +52,7 @@ def export_wod(
     drives: Sequence[Drive],
     target: Path,
     width: int = 480,
-    period_ns: int = 500_000_000,
+    period_ns: int = CHUNK_NS,
     raters: bool = False,
     on_tick: Callable[[str, int, int], None] | None = None,
 ) -> Path:
@@ -51,7 +60,7 @@ def export_wod(
 
     Args:
         width: of the pictures, px; 1920 is the rig's full size.
-        period_ns: between frames; a multiple of 0.1 s (WOD-E2E: 0.1 s).
+        period_ns: between frames; a multiple of 0.1 s.  WOD-E2E has 0.1 s; our planners look 0.4 s back.
         raters: add synthetic rater trajectories (`synthetic_raters`); the files are then named `synthetic-raters`.
 
     Raises:

@@ -57,7 +57,7 @@ def wod_command(
     runs: Runs,
     out: Out = Path("export/wod-e2e"),
     width: Annotated[int, typer.Option(min=16, help="Of the pictures, px; full size: 1920.")] = 480,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between frames, a multiple of 0.1.")] = 0.5,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between frames, a multiple of 0.1.")] = 0.4,
     synthetic_raters: Annotated[
         bool, typer.Option("--synthetic-raters", help="Add rule-based rater trajectories; they are no people's.")
     ] = False,

@@ -24,10 +24,16 @@ from pyquaternion import Quaternion
 from efficientgen.eval.export_nuscenes import export_nuscenes
 from efficientgen.eval.export_nuscenes_map import LOCATION
 from efficientgen.eval.export_scene import Drive, ExportError, NoRunsError, drives_in
+from efficientgen.eval.io_nuscenes import NuScenesReader
+from efficientgen.eval.offline import Driver, Journal, Skips, straight_on
+from efficientgen.eval.offline_nuscenes import NuScenesTask, score_nuscenes
+from efficientgen.eval.overlay import to_ego
 from efficientgen.eval.runner import drive
+from efficientgen.eval.sight import Sight
 from efficientgen.eval.step_log import all_ticks
 from efficientgen.eval.store import save
 from efficientgen.perception.rig import NUSCENES_RIG
+from efficientgen.perception.types import CHUNK_NS
 from efficientgen.worldsim.scenario import load_scenario
 
 STEPS = 10  # 4 s: nine key frames
@@ -226,6 +232,27 @@ def test_the_round_trip_keeps_the_ade(nusc, root, samples, log):
         np.array([bus[p["timestamp"]] for p in poses]),
     )
     assert direct > 0.05 and abs(back - direct) < 1e-6
+
+
+def test_the_scorer_finds_the_l2_that_the_log_holds(root, samples, log, tmp_path):
+    """Drive, export, score offline: the errors of driving straight on, held against the step log itself."""
+    egos = [tick.ego for tick in all_ticks(log) if tick.stamp_ns % 500_000_000 == 0]
+    speeds = {sample["token"]: ego.speed for sample, ego in zip(samples, egos, strict=True)}
+    blind = Sight((), 0, CHUNK_NS, None)
+    driver = Driver("straight", blind, lambda key, observe: (*straight_on(speeds[key]), ""), always_straight_on=True)
+    reader, journal = NuScenesReader(root, "v1.0-mini", "mini_val"), Journal(tmp_path / "scored.jsonl", {})
+    score_nuscenes(reader, driver, NuScenesTask("uniad", "ego"), journal, Skips("stop"))
+    records = list(journal.records())
+    assert len(records) == len(samples)
+    largest = 0.0
+    for k, record in enumerate(records):
+        for j, later in enumerate(egos[k + 1 : k + 7]):
+            (place,) = to_ego(np.array([[later.x, later.y]]), egos[k])
+            direct = np.hypot(*(place - (egos[k].speed * 0.5 * (j + 1), 0.0)))
+            assert abs(record["planner"]["l2"][j] - direct) < 1e-6
+            assert abs(record["baseline"]["l2"][j] - direct) < 1e-6  # whose speed comes from the CAN bus
+            largest = max(largest, direct)
+    assert largest > 0.3
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(log, root, tmp_path):

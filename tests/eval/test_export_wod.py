@@ -16,9 +16,13 @@ from waymo_open_dataset import dataset_pb2
 from efficientgen.eval.export_scene import Drive, ExportError
 from efficientgen.eval.export_wod import export_wod, relative, stamps_of, states_at
 from efficientgen.eval.io_wod import frames
+from efficientgen.eval.offline import Driver, Journal, Skips, straight_on
+from efficientgen.eval.offline_wod import WodTask, score_wod
 from efficientgen.eval.runner import drive
+from efficientgen.eval.sight import Sight
 from efficientgen.eval.step_log import all_ticks
 from efficientgen.perception.rig import WOD_RIG, scaled
+from efficientgen.perception.types import CHUNK_NS
 from efficientgen.worldsim.scenario import load_scenario
 
 FLOAT32_M = 1e-5  # positions within a hundred metres, stored as float32
@@ -85,6 +89,27 @@ def test_the_round_trip_keeps_the_ade_to_float32(made):
         future = np.stack([frame.future_states.pos_x, frame.future_states.pos_y], 1)
         back = np.hypot(*(plan - future).T).mean()
         assert direct > 0.01 and abs(back - direct) < FLOAT32_M
+
+
+def test_the_scorer_finds_the_ade_that_the_log_holds(made, tmp_path):
+    here, path, held = made
+    states = egos(here)
+    names = {frame.frame.context.name: stamp for frame, stamp in zip(held, stamps_of(here, 800_000_000), strict=True)}
+    blind = Sight((), 0, CHUNK_NS, None)
+    driver = Driver("straight", blind, lambda key, observe: (*straight_on(states[names[key]].speed), ""),
+                    always_straight_on=True)  # fmt: skip
+    journal = Journal(tmp_path / "scored.jsonl", {})
+    score_wod([path], driver, WodTask("rated"), journal, Skips("stop"))
+    records = list(journal.records())
+    assert len(records) == 3
+    for record in records:
+        now = states[names[record["key"]]]
+        times = np.arange(1, 21) * 0.25
+        coming = relative(states_at(states, [now.stamp_ns + round(t * 1e9) for t in times]), now)
+        errors = np.hypot(*(np.stack([now.speed * times, 0 * times], 1) - coming).T)
+        for name, reach in (("ade_3s_log", 12), ("ade_5s_log", 20), ("ade_5s_best_rater", 20)):
+            assert abs(record["planner"][name] - errors[:reach].mean()) < FLOAT32_M  # the best rater is the driven path
+        assert 0 <= record["planner"]["rfs"] <= 10
 
 
 def test_synthetic_raters_say_so_and_put_the_driven_path_first(made):
