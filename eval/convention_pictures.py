@@ -102,7 +102,7 @@ def _cells(axes: Any, centres: F64, size: float, colour: str, middle: F64) -> No
     near = centres[(np.abs(centres - middle) < WINDOW_M + 1).all(1)]
     square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) * size / 2
     edge = "white" if size == RESOLUTION else colour
-    cells = PolyCollection(near[:, None] + square, facecolors=colour, edgecolors=edge, linewidths=0.3)
+    cells = PolyCollection(list(near[:, None] + square), facecolors=colour, edgecolors=edge, linewidths=0.3)
     cells.set_rasterized(size == FINE)  # thousands of squares
     axes.add_collection(cells)
 

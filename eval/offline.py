@@ -38,7 +38,7 @@ SAMPLE_ERRORS = (
     CorruptRecordError, NotEnoughHistoryError, UnfitObservationError, PictureError, PredictionError, WaypointError,
     PlanningInputError, TrajectoryShapeError, UnratedFrameError, NuScenesDataError,
 )  # fmt: skip
-SAME = ("metric", "convention", "mask_rule", "reference", "agents", "ade_vs")  # of two results that may be compared
+SAME = ("convention", "metric", "mask_rule", "reference", "agents", "ade_vs")  # of two results that may be compared
 
 
 class NotOfflineError(ValueError):

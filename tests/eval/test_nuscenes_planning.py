@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from efficientgen.eval.collision_cells import LIDAR_AHEAD, cell_centres, footprint_cells, occupied_cells
+from efficientgen.eval.collision_cells import LIDAR_AHEAD, cell_centres, collisions, footprint_cells, occupied_cells
 from efficientgen.eval.nuscenes_planning import (
     CONVENTIONS,
     PlanningInputError,
@@ -219,7 +219,8 @@ def test_pictures_show_the_cells_that_decide(convention):
     rng = np.random.default_rng(23)
     for _ in range(8):
         plan, truth, boxes = scene(rng)
-        hits = planning_metrics(plan, truth + [90.0, 0.0], ALL, boxes, convention).obj_box_col
+        step = np.repeat(np.arange(6), [len(b) for b in boxes])
+        _, hits, _ = collisions(convention, plan, truth, np.concatenate(boxes), step)
         for t, cells in enumerate(footprint_cells(convention, plan)):
             painted = {tuple(c) for c in occupied_cells(convention, boxes[t])}
             assert any(tuple(c) in painted for c in cells) == bool(hits[t])
