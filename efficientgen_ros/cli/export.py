@@ -94,3 +94,17 @@ def mcap_command(
     with _progress() as tell:
         export_mcap(drives, out, cameras, sensors_named(sensors), rig != "none", tell)
     print(f"{out}   (a rosbag2 directory per drive)")
+
+
+@app.command("still")
+def still_command(
+    run: Annotated[Path, typer.Argument(help="A drive; of a run with several, the first.")],
+    at: Annotated[float, typer.Option(help="Seconds into the drive.")] = 6.0,
+    out: Annotated[Path, typer.Option(help="JPEG to write.")] = Path("sensors.jpg"),
+    width: Annotated[int, typer.Option(min=16, help="Of one camera, px.")] = 320,
+) -> None:
+    """A picture of what can be sensed at one instant: six cameras, classes, depth, lidar from above."""
+    from efficientgen.eval.export_scene import drives_in
+    from efficientgen.eval.sensor_still import write_still
+
+    print(write_still(drives_in([run])[0], at, out, width))

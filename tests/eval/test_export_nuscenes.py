@@ -19,6 +19,7 @@ from nuscenes.map_expansion import arcline_path_utils
 from nuscenes.map_expansion.map_api import NuScenesMap
 from nuscenes.prediction import PredictHelper
 from nuscenes.utils.data_classes import LidarPointCloud
+from PIL import Image
 from pyquaternion import Quaternion
 
 from efficientgen.eval.export_nuscenes import export_nuscenes
@@ -29,6 +30,7 @@ from efficientgen.eval.offline import Driver, Journal, Skips, straight_on
 from efficientgen.eval.offline_nuscenes import NuScenesTask, score_nuscenes
 from efficientgen.eval.overlay import to_ego
 from efficientgen.eval.runner import drive
+from efficientgen.eval.sensor_still import write_still
 from efficientgen.eval.sight import Sight
 from efficientgen.eval.step_log import all_ticks
 from efficientgen.eval.store import save
@@ -253,6 +255,16 @@ def test_the_scorer_finds_the_l2_that_the_log_holds(root, samples, log, tmp_path
             assert abs(record["baseline"]["l2"][j] - direct) < 1e-6  # whose speed comes from the CAN bus
             largest = max(largest, direct)
     assert largest > 0.3
+
+
+def test_a_still_shows_every_sensor(log, tmp_path):
+    path = write_still(Drive(tmp_path, log), 2.0, tmp_path / "sensors.jpg", 64)
+    picture = np.asarray(Image.open(path)).astype(int)
+    assert picture.shape == (144, 384, 3)
+    for panel in (picture[:72, :192], picture[:72, 192:], picture[72:, :192], picture[72:, 192:]):
+        assert panel.std() > 8
+    with pytest.raises(ExportError, match="no tick at 99"):
+        write_still(Drive(tmp_path, log), 99.0, tmp_path / "never.jpg", 64)
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(log, root, tmp_path):
