@@ -48,6 +48,7 @@ MINI = {
     "mini_val": ("scene-0103", "scene-0916"),
 }
 SPLITS = (*MINI, "train", "val")
+_NO_CAN_BUS = {*range(161, 169), *range(170, 177), *range(309, 315)}  # scenes that the devkit takes to have none
 _CATEGORIES = {
     ActorKind.CAR: "vehicle.car",
     ActorKind.TRUCK: "vehicle.truck",
@@ -127,7 +128,7 @@ def _scene_names(split: str, count: int) -> tuple[str, ...]:
                 f"the names of split '{split}' come from nuscenes-devkit, which is not installed: "
                 "pip install --no-deps nuscenes-devkit==1.2.0, or take mini_train or mini_val"
             ) from error
-        names = tuple(getattr(splits, split))
+        names = tuple(name for name in getattr(splits, split) if int(name[-4:]) not in _NO_CAN_BUS)
     if count > len(names):
         raise ExportError(f"{count} drives do not fit into the {len(names)} scenes of {split}; take a larger split")
     return names[:count]

@@ -11,7 +11,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,14 @@ class ExportError(ValueError):
 
 @dataclass(frozen=True)
 class Drive:
-    """One drive to export."""
+    """One drive to export; its log is read when it is needed, so that many drives take no more memory than two."""
 
     directory: Path
-    log: StepLog
+    held: StepLog | None = None  # given: not read from `directory`
+
+    @property
+    def log(self) -> StepLog:
+        return _read(self.directory) if self.held is None else self.held
 
     @property
     def title(self) -> str:
@@ -62,7 +67,14 @@ def drives_in(paths: Sequence[Path]) -> list[Drive]:
         if not here:
             raise NoRunsError(f"{path} holds no recorded drive (log.json); `efficientgen drive` makes one under runs/")
         found.update(dict.fromkeys(here))
-    return [Drive(directory, load(directory)) for directory in found]
+    return [Drive(directory) for directory in found]
+
+
+@lru_cache(maxsize=2)
+def _read(directory: Path) -> StepLog:
+    """A log without the pictures that it may hold."""
+    log = load(directory)
+    return replace(log, steps=tuple(replace(step, frames=None) for step in log.steps))
 
 
 @contextmanager

@@ -18,12 +18,13 @@ from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.map_expansion import arcline_path_utils
 from nuscenes.map_expansion.map_api import NuScenesMap
 from nuscenes.prediction import PredictHelper
+from nuscenes.utils import splits
 from nuscenes.utils.data_classes import LidarPointCloud
 from PIL import Image
 from pyquaternion import Quaternion
 
-from efficientgen.eval.export_nuscenes import export_nuscenes
-from efficientgen.eval.export_nuscenes_map import LOCATION
+from efficientgen.eval.export_nuscenes import _NO_CAN_BUS, _scene_names, export_nuscenes
+from efficientgen.eval.export_nuscenes_map import LOCATION, expansion, place
 from efficientgen.eval.export_scene import Drive, ExportError, NoRunsError, drives_in
 from efficientgen.eval.io_nuscenes import NuScenesReader
 from efficientgen.eval.offline import Driver, Journal, Skips, straight_on
@@ -37,6 +38,7 @@ from efficientgen.eval.store import save
 from efficientgen.perception.rig import NUSCENES_RIG
 from efficientgen.perception.types import CHUNK_NS
 from efficientgen.worldsim.scenario import load_scenario
+from efficientgen.worldsim.town import load_town
 
 STEPS = 10  # 4 s: nine key frames
 
@@ -265,6 +267,44 @@ def test_a_still_shows_every_sensor(log, tmp_path):
         assert panel.std() > 8
     with pytest.raises(ExportError, match="no tick at 99"):
         write_still(Drive(tmp_path, log), 99.0, tmp_path / "never.jpg", 64)
+
+
+def test_sweeps_fill_the_time_between_key_frames(log, tmp_path):
+    short = replace(log, steps=log.steps[:2])  # nine ticks, key frames at 0 and 0.5 s
+    out = export_nuscenes([Drive(tmp_path, short)], tmp_path / "out", width=64, split="mini_train", sweeps=True)
+    nusc = NuScenes("v1.0-mini", str(out), verbose=False)
+    assert [scene["name"] for scene in nusc.scene] == ["scene-0061"]
+    first, last = nusc.sample
+    for channel, token in first["data"].items():
+        chain = []
+        while token:
+            chain.append(nusc.get("sample_data", token))
+            token = chain[-1]["next"]
+        assert [record["is_key_frame"] for record in chain] == [True, False, False, False, False, True]
+        assert [record["timestamp"] - first["timestamp"] for record in chain] == [100_000 * k for k in range(6)]
+        assert chain[-1]["token"] == last["data"][channel] and chain[2]["sample_token"] == last["token"]
+        assert all((out / record["filename"]).is_file() for record in chain)
+        assert {Path(record["filename"]).parts[0] for record in chain} == {"samples", "sweeps"}
+
+
+def test_towns_lie_side_by_side_on_one_map():
+    placed, (width, height) = place([load_town("birch"), load_town("maple")])
+    spans = []
+    for each in placed:
+        points = np.concatenate([each.put(lane.shape) for lane in each.town.lanes])
+        assert (points >= 0).all() and (points <= (width, height)).all()
+        spans.append((points[:, 0].min(), points[:, 0].max()))
+    assert spans[0][1] < spans[1][0]
+    content = expansion(placed, (width, height))
+    tokens = [record["token"] for layer in content.values() if isinstance(layer, list)
+              for record in layer if isinstance(record, dict)]  # fmt: skip
+    assert len(tokens) == len(set(tokens))
+
+
+def test_names_of_the_large_splits_are_the_devkits():
+    names = _scene_names("val", 150 - len(_NO_CAN_BUS & {int(name[-4:]) for name in splits.val}))
+    assert set(names) < set(splits.val) or set(names) == set(splits.val)
+    assert not {int(name[-4:]) for name in names} & set(_NO_CAN_BUS)
 
 
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(log, root, tmp_path):

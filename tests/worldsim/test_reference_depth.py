@@ -25,14 +25,6 @@ SIZES = {
 }
 
 
-@pytest.fixture(scope="module")
-def world():
-    world = ReferenceWorld()
-    world.reset(TOWN, "day", 0)
-    yield world
-    world.close()
-
-
 def points_of(depth: np.ndarray, camera) -> np.ndarray:
     """(H, W, 3) in the ego frame."""
     rows, columns = np.mgrid[0 : camera.height, 0 : camera.width] + 0.5

@@ -4,23 +4,14 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from efficientgen.perception.rig import LIDAR_TOP
 from efficientgen.perception.types import Actor, ActorKind, OracleFrame
 from efficientgen.worldsim.reference.labels import OF_KIND, Label
-from efficientgen.worldsim.reference.lidar import NOISE_M
-from efficientgen.worldsim.reference.world import ReferenceWorld
+from efficientgen.worldsim.reference.lidar import NOISE_M, Beams
+from efficientgen.worldsim.reference.weather import WEATHERS
 from tests.worldsim.test_reference_depth import FIELD, SIZES, TERRAIN_Z, in_box
 from tests.worldsim.test_reference_world import TOWN, ahead, ego_on, long_lane, traffic_frame
-
-
-@pytest.fixture(scope="module")
-def world():
-    world = ReferenceWorld()
-    world.reset(TOWN, "day", 0)
-    yield world
-    world.close()
 
 
 def around() -> OracleFrame:
@@ -86,15 +77,9 @@ def test_a_scan_is_a_function_of_frame_and_seed(world):
 
 
 def test_weather_dims_and_swallows_returns(world):
-    frame = OracleFrame(0, TOWN, ego_on(long_lane().shape, 12.0), (), {})
-    clear = world.scan(frame)
-    depth = world.measure(frame).depth
-    world.reset(TOWN, "rain", 0)
-    rain, wet_depth = world.scan(frame), world.measure(frame).depth
-    world.reset(TOWN, "fog", 0)
-    fog = world.scan(frame)
-    world.reset(TOWN, "day", 0)
-    assert (depth != wet_depth).mean() < 1e-3  # streaks of rain have no depth; the bulbs of street lamps are lit
+    frame, beams = OracleFrame(0, TOWN, ego_on(long_lane().shape, 12.0), (), {}), Beams(LIDAR_TOP)
+    images = world.measure(frame, beams.cameras)
+    clear, rain, fog = (beams.read(images, WEATHERS[name], 0) for name in ("day", "rain", "fog"))
 
     def mean_on(scan, label):
         return scan.intensity[scan.labels == label].mean()
@@ -103,3 +88,8 @@ def test_weather_dims_and_swallows_returns(world):
     assert mean_on(fog, Label.BUILDING) < 0.8 * mean_on(clear, Label.BUILDING)
     far = [int((np.linalg.norm(scan.points, axis=1) > 50).sum()) for scan in (clear, fog)]
     assert far[1] < 0.9 * far[0]
+    world.reset(TOWN, "rain", 0)
+    wet = world.measure(frame, beams.cameras)
+    assert (wet.depth != images.depth).mean() < 1e-3  # streaks have no depth; the bulbs of street lamps are lit
+    assert len(world.scan(frame).points) < len(clear.points)
+    world.reset(TOWN, "day", 0)
