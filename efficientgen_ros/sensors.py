@@ -32,16 +32,18 @@ POINT = np.dtype({
 _FIELD = {"<f4": PointField.FLOAT32, "<u2": PointField.UINT16, "|u1": PointField.UINT8}
 
 
-def sensors_named(text: str) -> tuple[str, ...]:
+def sensors_named(text: str, world: str = "reference") -> tuple[str, ...]:
     """The sensors in a comma-separated list, "" for none.
 
     Raises:
-        ParameterError: an unknown one.
+        ParameterError: an unknown one, or a world that does not draw.
     """
     names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     for name in names:
         if name not in SENSORS:
             raise ParameterError(f"parameter 'sensors' lists any of {', '.join(SENSORS)}, got {name!r}")
+    if names and world != "reference":
+        raise ParameterError(f"parameter 'sensors' needs world 'reference', got {world!r}: leave it empty")
     return names
 
 

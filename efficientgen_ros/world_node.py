@@ -60,7 +60,7 @@ class WorldNode(Node):
         self._holds = [] if realtime else _stamps(str(values["hold_at_s"]))
         self._pace: Pace | None = None
         faults = load_faults(str(values["faults"]))
-        self._sensors = sensors_named(str(values["sensors"])) if self._cameras else ()
+        self._sensors = sensors_named(str(values["sensors"]), str(values["world"]))
         self._wire(bool(values["keep_frames"]), float(values["start_timeout_s"]), faults)
 
     def _wire(self, recorder_looks: bool, patience_s: float, faults: tuple[Fault, ...]) -> None:

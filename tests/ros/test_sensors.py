@@ -16,7 +16,9 @@ def test_sensors_are_named_in_words_and_off_by_default():
     assert sensors_named("") == () and sensors_named(" lidar, depth ,lidar") == ("lidar", "depth")
     with pytest.raises(ParameterError, match="depth, labels, instances, lidar, got 'radar'"):
         sensors_named("depth,radar")
-    assert sensor_topics((), NANO_RIG) == {}
+    with pytest.raises(ParameterError, match="needs world 'reference', got 'none'"):
+        sensors_named("depth", "none")
+    assert sensors_named("", "none") == () and sensor_topics((), NANO_RIG) == {}
 
 
 def test_each_message_has_a_topic_of_its_type_that_no_node_waits_for():

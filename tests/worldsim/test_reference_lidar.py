@@ -29,7 +29,7 @@ def test_points_fall_on_the_oracles_boxes(world):
         mine = scan.instances == k + 1
         assert mine.sum() >= 20, actor.kind
         assert (scan.labels[mine] == OF_KIND[actor.kind]).all()
-        limbs = 0.4 if actor.kind is ActorKind.PEDESTRIAN else 0.12 + 5 * NOISE_M
+        limbs = 0.2 + 5 * NOISE_M  # mirrors and strides
         assert in_box(scan.in_ego[mine], actor, FIELD, limbs).all(), actor.kind
         inside = in_box(scan.in_ego, actor, FIELD, -0.1) & (scan.in_ego[:, 2] > 0.1)
         assert mine[inside].all(), actor.kind
