@@ -54,6 +54,7 @@ setup(
         # What the readers need; they themselves go in with --no-deps (requirements-devkits.txt).
         "eval-nuscenes": ["opencv-python-headless", "shapely", "pyquaternion", "descartes", "scikit-learn", "tqdm"],
         "eval-wod": ["crc32c", "protobuf>=3.20"],
+        "qwen": ["tiktoken"],  # reads Qwen's rank file, which `pip install --no-deps dashscope` brings
         "ros-wheels": ["ros-kilted-rclpy", "ros-kilted-rmw-fastrtps-cpp"],
     },
     entry_points={
