@@ -97,6 +97,8 @@ def _rays(source: SourceCamera, target: Camera) -> F64:
     ahead = np.maximum(x, 1e-3)
     a, b = -y / ahead, -z / ahead  # right and down
     k1, k2, p1, p2, k3 = source.distortion
+    shrink = np.minimum(1.0, _widest(k1, k2, k3) / np.maximum(np.hypot(a, b), 1e-9))
+    a, b = a * shrink, b * shrink
     r2 = a * a + b * b
     radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
     fu, fv, cu, cv = source.intrinsics
@@ -107,6 +109,14 @@ def _rays(source: SourceCamera, target: Camera) -> F64:
     out[x <= 0.05] = -1e6
     out.flags.writeable = False
     return out
+
+
+def _widest(k1: float, k2: float, k3: float) -> float:
+    """Up to which distance from the axis (at unit depth) the lens model grows; beyond, it would fold back."""
+    r = np.linspace(0.0, 4.0, 801)
+    bent = r * (1 + r**2 * (k1 + r**2 * (k2 + r**2 * k3)))
+    falls = np.flatnonzero(np.diff(bent) <= 0)
+    return float(r[falls[0]]) if len(falls) else np.inf
 
 
 def _sample(image: U8, at: F64) -> U8:

@@ -31,12 +31,13 @@ from efficientgen.perception.observation import NotEnoughHistoryError
 from efficientgen.perception.types import F64, Command, EgoHistory, EgoState, Observation
 from efficientgen.planning.constant_velocity import ConstantVelocity
 from efficientgen.planning.load import CONSTANT_VELOCITY, EXPERT, LOG_REPLAY, load_planner
+from efficientgen.planning.schema import AnswerError
 
 OnError = Literal["stop", "skip"]
 # What one sample can have wrong with it; everything else ends the run.
 SAMPLE_ERRORS = (
     CorruptRecordError, NotEnoughHistoryError, UnfitObservationError, PictureError, PredictionError, WaypointError,
-    PlanningInputError, TrajectoryShapeError, UnratedFrameError, NuScenesDataError,
+    PlanningInputError, TrajectoryShapeError, UnratedFrameError, NuScenesDataError, AnswerError,
 )  # fmt: skip
 SAME = ("convention", "metric", "mask_rule", "reference", "agents", "ade_vs")  # of two results that may be compared
 
@@ -66,7 +67,7 @@ class Driver:
     answer: Callable[[str, Callable[[], Observation]], tuple[F64, F64, str]]
     origin: Mapping[str, Any] = field(default_factory=dict)  # sha256 of the checkpoint or file, decoder, seed
     always_straight_on: bool = False  # past its last way-point it goes on as before, by definition
-    looks_back: bool = True  # needs the ego history
+    parameters: str = ""  # how many, in words such as "7.3M"; "" where that is not known
 
 
 def planner_driver(
@@ -95,7 +96,8 @@ def planner_driver(
     blind = name == CONSTANT_VELOCITY and not checkpoint
     origin = {} if blind else {"checkpoint_sha256": checkpoint_sha256(name, checkpoint), "rollouts": rollouts,
                                "decoder": decoder or "scaffold-spec"}  # fmt: skip
-    return Driver(name, sight, answer, origin | {"seed": seed}, always_straight_on=blind)
+    count = sum(p.numel() for p in planner.model.parameters()) if hasattr(planner, "model") else 0
+    return Driver(name, sight, answer, origin | {"seed": seed}, blind, _in_words(count))
 
 
 def file_driver(path: Path) -> Driver:
@@ -113,7 +115,7 @@ def file_driver(path: Path) -> Driver:
         return times, waypoints, str(held[key].get("model_output_raw", ""))
 
     origin = {"predictions_sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "seed": None}
-    return Driver(path.stem, Sight((), 0, 1, None), answer, origin, looks_back=False)
+    return Driver(path.stem, Sight((), 0, 1, None), answer, origin)
 
 
 def require_fit_for(observation: Observation, sight: Sight) -> None:
@@ -241,6 +243,14 @@ def samples_sha256(keys: Iterator[str]) -> str:
     for key in keys:
         digest ^= np.frombuffer(hashlib.sha256(key.encode()).digest(), np.uint8)
     return digest.tobytes().hex()
+
+
+def _in_words(count: int) -> str:
+    """7332096 -> "7.3M"."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.1f}{letter}"
+    return str(count)
 
 
 def _number(value: Any) -> bool:

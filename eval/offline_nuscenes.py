@@ -9,11 +9,13 @@ origin comes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from efficientgen.eval.io_nuscenes import KeyFrame, NuScenesReader
 from efficientgen.eval.nuscenes_drive import Observer
@@ -40,6 +42,7 @@ AGENTS = {
     "omnidrive": "vehicle.* that are there now",
 }
 LEAK = "commands come from the path that was driven (UniAD, VAD, ST-P3): they leak the future"
+COLUMNS = ("l2", "obj_col", "obj_box_col")
 TURNS_M = 0.2  # a shorter way says nothing about the heading
 
 
@@ -94,8 +97,7 @@ def _record(
 
     def scores(ego_path: F64) -> dict[str, Any]:
         got = planning_metrics(in_lidar(ego_path, mount), truth, frame.mask, boxes, task.convention)
-        columns = {"l2": got.l2, "obj_col": got.obj_col, "obj_box_col": got.obj_box_col}
-        return {name: [None if math.isnan(v) else float(v) for v in column] for name, column in columns.items()}
+        return {name: [None if math.isnan(v) else float(v) for v in getattr(got, name)] for name in COLUMNS}
 
     steady = resample(*straight_on(observer.speed(frame)), TIMES_S)[0]
     return {
@@ -137,17 +139,22 @@ def nuscenes_result(
     Raises:
         NothingToScoreError: no key frame counts.
     """
-    records = [{key: r[key] for key in ("key", "counted", "how", "planner", "baseline")} for r in journal.records()]
-    counted = np.array([record["counted"] for record in records], bool)
+    who = {driver.name: "planner"} | ({} if driver.name == CONSTANT_VELOCITY else {CONSTANT_VELOCITY: "baseline"})
+    rows: dict[str, list[F64]] = {name: [] for name in who}  # (3, 6) each: l2, obj_col, obj_box_col
+    how: Counter[str] = Counter()
+    keys, flags = [], []
+    for record in journal.records():
+        keys.append(record["key"])
+        flags.append(record["counted"])
+        how[record["how"]] += 1
+        for name, column in who.items():
+            rows[name].append(np.array([record[column][key] for key in COLUMNS], np.float64))
+    counted = np.array(flags, bool)
     if not counted.any():
         raise NothingToScoreError(
-            f"none of {len(records)} key frames counts under '{task.convention}' ({MASK_RULES[task.convention]}); "
+            f"none of {len(keys)} key frames counts under '{task.convention}' ({MASK_RULES[task.convention]}); "
             f"left out: {skips.told() or 'nothing'}"
         )
-    who = {driver.name: "planner"} | ({} if driver.name == CONSTANT_VELOCITY else {CONSTANT_VELOCITY: "baseline"})
-    how: dict[str, int] = {}
-    for record in records:
-        how[record["how"]] = how.get(record["how"], 0) + 1
     return {
         "result": "nuscenes",
         "metric": f"nuScenes open loop, {task.convention}",
@@ -160,23 +167,22 @@ def nuscenes_result(
         "planner": driver.name,
         **driver.origin,
         "samples": int(counted.sum()),
-        "key_frames": len(records),
-        "samples_sha256": samples_sha256(record["key"] for record in records),
+        "key_frames": len(keys),
+        "samples_sha256": samples_sha256(iter(keys)),
         "skipped": skips.told(),
         "commands": LEAK,
-        "horizon": how,
-        "scores": {name: _means(task.convention, counted, records, key) for name, key in who.items()},
+        "horizon": dict(how),
+        "scores": {name: _means(task.convention, counted, np.array(each)) for name, each in rows.items()},
     }
 
 
-def _means(convention: str, counted: np.ndarray, records: list[Mapping[str, Any]] | Any, who: str) -> dict[str, float]:
-    table = {name: np.array([record[who][name] for record in records], np.float64) for name in records[0][who]}
-    out = summarise(convention, counted, table["l2"], table["obj_box_col"])
-    whole = table["l2"][counted]
+def _means(convention: str, counted: NDArray[np.bool_], rows: F64) -> dict[str, float]:
+    """Of (B, 3, 6) rows."""
+    l2, point, box = np.moveaxis(rows, 1, 0)
+    out = summarise(convention, counted, l2, box)
     for horizon, steps in HORIZONS.items():  # both ways to average, whatever the convention, so that none is mistaken
-        out[f"L2_at_{horizon}"] = float(whole[:, steps - 1].mean())
-        out[f"L2_mean_to_{horizon}"] = float(whole[:, :steps].mean())
-    if not np.isnan(table["obj_col"]).all():
-        for horizon, steps in HORIZONS.items():
-            out[f"obj_col_at_{horizon}"] = float(np.nanmean(table["obj_col"][counted][:, steps - 1]))
+        out[f"L2_at_{horizon}"] = float(l2[counted, steps - 1].mean())
+        out[f"L2_mean_to_{horizon}"] = float(l2[counted, :steps].mean())
+        if convention != "vad":
+            out[f"obj_col_at_{horizon}"] = float(point[counted, steps - 1].mean())
     return out

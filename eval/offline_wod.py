@@ -8,6 +8,7 @@ frames are scored; the others are counted.  Per-cluster means need the data set'
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,17 +83,23 @@ def score_wod(
         SAMPLE_ERRORS: with skips.on_error "stop".
     """
     observer = WodObserver(driver.sight)
+    before = frozenset(journal.done)
     for frame in (frame for path in paths for frame in frames(path)):
         advance()
         try:
             if isinstance(frame, CorruptRecordError):
                 raise frame
             name = frame.frame.context.name
-            if task.names and name not in task.names or name in journal.done and driver.sight.frames < 2:
+            if not name:
+                raise CorruptRecordError("a frame has no name (frame.context.name): nothing can be told about it")
+            if task.names and name not in task.names or name in before and driver.sight.frames < 2:
                 continue
             sample = sample_of(frame)
             observer.remember(sample)
+            if name in before:
+                continue
             if name in journal.done:
+                skips.leave_out("seen before", f"{name} is there more than once")
                 continue
             if task.which == "rated" and not sample.raters:
                 skips.leave_out("unrated", f"{name} has no rater trajectory")
@@ -136,14 +143,19 @@ def wod_result(driver: Driver, task: WodTask, journal: Journal, skips: Skips) ->
     Raises:
         NothingToScoreError: the journal holds no frame.
     """
-    records = [
-        {key: record[key] for key in ("key", "cluster", "how", "repeated_picture", "planner", "baseline")}
-        for record in journal.records()
-    ]
-    if not records:
+    who = {driver.name: "planner"} | ({} if driver.name == CONSTANT_VELOCITY else {CONSTANT_VELOCITY: "baseline"})
+    totals = {name: _Totals() for name in who}
+    how: Counter[str] = Counter()
+    repeated, keys = 0, []
+    for record in journal.records():
+        keys.append(record["key"])
+        how[record["how"]] += 1
+        repeated += record["repeated_picture"]
+        for name, column in who.items():
+            totals[name].add(record[column], record["cluster"])
+    if not keys:
         raise NothingToScoreError(f"no frame could be scored; left out: {skips.told() or 'nothing was there'}")
     clustered = bool(task.clusters)
-    who = {driver.name: "planner"} | ({} if driver.name == CONSTANT_VELOCITY else {CONSTANT_VELOCITY: "baseline"})
     return {
         "result": "wod-e2e",
         "metric": METRIC,
@@ -152,37 +164,47 @@ def wod_result(driver: Driver, task: WodTask, journal: Journal, skips: Skips) ->
         "mask_rule": f"{task.which} frames; rated: a rater score >= 0",
         "planner": driver.name,
         **driver.origin,
-        "samples": len(records),
-        "samples_sha256": samples_sha256(record["key"] for record in records),
+        "samples": len(keys),
+        "samples_sha256": samples_sha256(iter(keys)),
         "skipped": skips.told(),
         "rfs_is": "mean of cluster means" if clustered else "mean over frames (no table of clusters given)",
-        "horizon": _counted(record["how"] for record in records),
-        "repeated_pictures": sum(record["repeated_picture"] for record in records),
-        "scores": {name: _means(records, key, clustered) for name, key in who.items()},
+        "horizon": dict(how),
+        "repeated_pictures": repeated,
+        "scores": {name: each.means(clustered) for name, each in totals.items()},
     }
 
 
-def _means(records: Sequence[Mapping[str, Any]], who: str, clustered: bool) -> dict[str, Any]:
-    keys = dict.fromkeys(key for record in records for key in record[who])
-    out: dict[str, Any] = {}
-    for key in keys:
-        held = [float(record[who][key]) for record in records if key in record[who]]
-        out[key], out[f"{key}_frames"] = float(np.mean(held)), len(held)
-    if clustered and "rfs" in out:
-        rated = [(r["cluster"] or "unknown", r[who]["rfs"]) for r in records if "rfs" in r[who]]
-        out["rfs_over_frames"] = out["rfs"]
-        out["rfs_per_cluster"], out["rfs"] = cluster_means(rated)
-    return out
+class _Totals:
+    """Sums over frames, so that no number of frames needs more memory than one."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.counts: Counter[str] = Counter()
+        self.clusters: dict[str, tuple[float, int]] = {}
+
+    def add(self, scores: Mapping[str, Any], cluster: str) -> None:
+        """One frame."""
+        for key, value in scores.items():
+            self.sums[key] = self.sums.get(key, 0.0) + float(value)
+            self.counts[key] += 1
+        if "rfs" in scores:
+            total, count = self.clusters.get(cluster or "unknown", (0.0, 0))
+            self.clusters[cluster or "unknown"] = (total + scores["rfs"], count + 1)
+
+    def means(self, clustered: bool) -> dict[str, Any]:
+        """Means over frames with their number; with clusters the RFS is the mean of the clusters' means."""
+        out: dict[str, Any] = {}
+        for key, total in self.sums.items():
+            out[key], out[f"{key}_frames"] = total / self.counts[key], self.counts[key]
+        if clustered and self.clusters:
+            out["rfs_over_frames"] = out["rfs"]
+            out["rfs_per_cluster"], out["rfs"] = cluster_means(
+                (name, total / count) for name, (total, count) in sorted(self.clusters.items())
+            )
+        return out
 
 
 def predictions_of(journal: Journal) -> Iterator[tuple[str, F64]]:
     """(frame name, (20, 2) m) of everything in the journal, for a submission."""
     for record in journal.records():
         yield record["key"], np.array(record["prediction"])
-
-
-def _counted(words: Iterator[str]) -> dict[str, int]:
-    out: dict[str, int] = {}
-    for word in words:
-        out[word] = out.get(word, 0) + 1
-    return out

@@ -1,6 +1,6 @@
 """What a planner wants to see, so that a data set can show it exactly that: cameras, frames in time, rig.
 
-Planners say it themselves: `frames_per_camera` (0: it does not look), and the released ones their `form` (cameras, span
+Planners say it themselves: `frames_per_camera` (0: it does not look), and the released ones their `view` (cameras, span
 of the frames, pictures as the data set has them).  A nano planner is shown pictures of the rig that it was trained on.
 """
 
@@ -37,8 +37,8 @@ def sight_of(planner: Any) -> Sight:
     frames = int(getattr(planner, "frames_per_camera", 0))
     if not frames:
         return Sight((), 0, CHUNK_NS, None)
-    form = getattr(planner, "form", None)
-    if form is None or form.pixels is None:
+    view = getattr(planner, "view", None)
+    if view is None or view.pixels is None:
         return Sight(tuple(camera.name for camera in NANO_RIG), frames, CHUNK_NS, NANO_RIG)
-    gap = round(form.span_s * NS / (form.frames - 1)) if form.frames > 1 else CHUNK_NS
-    return Sight(tuple(form.cameras), int(form.frames), gap, None)
+    gap = round(view.span_s * NS / (view.frames - 1)) if view.frames > 1 else CHUNK_NS
+    return Sight(tuple(view.cameras), int(view.frames), gap, None)

@@ -41,10 +41,6 @@ SLACK_US = 60_000  # a picture may be this far from the wanted instant
 SEGMENTS_KEPT, FRAMES_KEPT = 4, 16
 
 
-class NoFutureError(ValueError):
-    """A frame whose future is hidden or too short, as in the test set."""
-
-
 @dataclass(frozen=True)
 class WodSample:
     """One frame; trajectories in its vehicle frame (x forward, y left), pictures still as JPEG."""

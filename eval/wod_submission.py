@@ -31,9 +31,9 @@ class SubmissionError(ValueError):
 
 @dataclass(frozen=True)
 class SubmissionForm:
-    """What the challenge asks to be told; account, method and parameters must be given."""
+    """What the challenge asks to be told; method and parameters must be given, and the account before an upload."""
 
-    account_name: str
+    account_name: str  # the e-mail address that is registered; may be filled in later
     unique_method_name: str
     num_model_parameters: str  # e.g. "3B"
     uses_public_model_pretraining: bool
@@ -49,8 +49,7 @@ def check_form(form: SubmissionForm) -> None:
     Raises:
         SubmissionError: a field that the challenge requires is empty.
     """
-    for key, option in (("account_name", "account"), ("unique_method_name", "method"),
-                        ("num_model_parameters", "parameters")):  # fmt: skip
+    for key, option in (("unique_method_name", "method"), ("num_model_parameters", "parameters")):
         if not getattr(form, key).strip():
             raise SubmissionError(f"the submission's {key} is empty; the challenge requires it (--{option})")
 

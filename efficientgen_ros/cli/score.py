@@ -99,7 +99,9 @@ def wod_command(
     clusters: Annotated[
         Path | None, typer.Option(help="JSON: sequence name to cluster; gives per-cluster means.")
     ] = None,
-    frames: Annotated[Literal["rated", "all"], typer.Option(help="Which frames to score.")] = "rated",
+    frames: Annotated[
+        Literal["", "rated", "all"], typer.Option(help="Which frames; default: rated, and all for a submission.")
+    ] = "",
     names: Annotated[Path | None, typer.Option(help="Only the frames that this file names, one a line.")] = None,
     planner: Planner = DEFAULT,
     predictions: Predictions = None,
@@ -114,9 +116,11 @@ def wod_command(
     journal: JournalOption = None,
     write_predictions: WritePredictions = None,
     submit: Annotated[Path | None, typer.Option(help="Write a challenge submission into this folder.")] = None,
-    account: Annotated[str, typer.Option(help="Submission: account name.")] = "",
-    method: Annotated[str, typer.Option(help="Submission: unique method name.")] = "",
-    parameters: Annotated[str, typer.Option(help="Submission: number of parameters, e.g. 3B.")] = "",
+    account: Annotated[str, typer.Option(help="Submission: the registered account; needed before an upload.")] = "",
+    method: Annotated[str, typer.Option(help="Submission: unique method name; default: the planner's.")] = "",
+    parameters: Annotated[
+        str, typer.Option(help="Submission: number of parameters, e.g. 3B; default: the planner's.")
+    ] = "",
     pretrained: Annotated[
         list[str], typer.Option(help="Submission: public models that the method was pretrained from.")
     ] = [],  # noqa: B006
@@ -129,14 +133,19 @@ def wod_command(
     from efficientgen.eval.offline_wod import WodTask, predictions_of, read_clusters, score_wod, wod_result
     from efficientgen.eval.wod_submission import SubmissionForm, check_form, write_submission
 
-    form = SubmissionForm(account, method, parameters, bool(pretrained), tuple(author),
-                          public_model_names=tuple(pretrained))  # fmt: skip
-    if submit is not None:
-        check_form(form)  # before hours of planning
     paths = matching(data)
     only = frozenset(names.read_text("utf-8").split()) if names else frozenset()
     driver = _driver(planner, predictions, checkpoint, decoder, rollouts, seed, threads)
-    task = WodTask(frames, only, read_clusters(clusters) if clusters else None, extrapolate)
+    form = SubmissionForm(account, method or driver.name, parameters or driver.parameters, bool(pretrained),
+                          tuple(author), public_model_names=tuple(pretrained))  # fmt: skip
+    if submit is not None:
+        check_form(form)  # before hours of planning
+    task = WodTask(
+        frames or ("rated" if submit is None else "all"),
+        only,
+        read_clusters(clusters) if clusters else None,
+        extrapolate,
+    )
     skips = Skips(on_error)
     told = {"data": [[str(path.resolve()), path.stat().st_size] for path in paths]}
     with _journal(out, journal, driver, task, told) as kept:
@@ -145,7 +154,7 @@ def wod_command(
         result = wod_result(driver, task, kept, skips)
         if submit is not None:
             path, count = write_submission(predictions_of(kept), form, submit)
-            result["submission"] = {"file": path.name, "frames": count}
+            result["submission"] = {"file": path.name, "frames": count, "account": account or MISSING_ACCOUNT}
         _finish(result, kept, out, write_predictions, as_json)
 
 
@@ -162,6 +171,7 @@ def compare_command(
         print(f"{key}: {value:+.4g}")
 
 
+MISSING_ACCOUNT = "not given: name it with --account before you upload"
 SHOWN = ("maple_left", "oak_round_left", "birch_dense", "elm_centre_left", "oak_cut_in", "oak_five_left")
 
 
@@ -270,11 +280,14 @@ def _finish(
         if any(isinstance(cell, float) for cell in cells):
             table.add_row(key, *("" if cell is None else f"{cell:.4g}" for cell in cells))
     console.print(table)
-    for key in ("samples", "mask_rule", "reference", "agents", "commands", "ade_vs", "rfs_is", "horizon", "skipped"):
+    for key in ("samples", "mask_rule", "reference", "agents", "commands", "ade_vs", "rfs_is", "horizon", "skipped",
+                "submission"):  # fmt: skip
         if result.get(key):
             told = result[key]
             if key == "skipped":
                 told = ", ".join(f"{n['samples']} {why} (first: {n['first']})" for why, n in told.items())
+            elif key == "submission":
+                told = f"{told['frames']} frames in {told['file']}, account {told['account']}"
             elif isinstance(told, dict):
                 told = ", ".join(f"{n} {words}" for words, n in told.items())
             console.print(f"{key.replace('_', ' ')}: {told}", highlight=False, soft_wrap=True)

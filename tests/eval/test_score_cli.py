@@ -66,14 +66,15 @@ def test_wod_e2e_from_the_command_line(tmp_path: Path):
     written(tmp_path / "v.tfrecord-00000-of-00001", [frame(f"seg-{k:03d}") for k in range(3)])
     (tmp_path / "clusters.json").write_text(json.dumps({"seg": "cyclist"}))
     told = run("score", "wod-e2e", "--data", str(tmp_path / "*.tfrecord*"), "--planner", "constant-velocity",
-               "--clusters", str(tmp_path / "clusters.json"), "--submit", str(tmp_path / "out"), "--account", "a@b.org",
-               "--method", "straight on", "--parameters", "0", "--json")  # fmt: skip
+               "--clusters", str(tmp_path / "clusters.json"), "--submit", str(tmp_path / "out"), "--json")  # fmt: skip
     assert told.exit_code == 0
     result = json.loads(told.stdout)
     scores = result["scores"]["constant-velocity"]
     assert result["samples"] == 3 and set(scores["rfs_per_cluster"]) == {"cyclist"}
     assert scores["rfs"] == pytest.approx(scores["rfs_per_cluster"]["cyclist"]) and 0 < scores["ade_3s_log"]
     (message,) = read_submission(tmp_path / "out" / result["submission"]["file"])
+    assert (message.unique_method_name, message.num_model_parameters) == ("constant-velocity", "0")
+    assert "--account" in result["submission"]["account"]
     assert [p.frame_name for p in message.predictions] == ["seg-000", "seg-001", "seg-002"]
     np.testing.assert_allclose(message.predictions[0].trajectory.pos_x, 8.0 * np.arange(1, 21) / 4, rtol=1e-5)
 

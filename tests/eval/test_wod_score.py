@@ -193,6 +193,10 @@ def test_what_cannot_be_scored_is_counted_or_ends_the_run(tmp_path):
     assert {r["key"] for r in journal.records()} == {"a-0", "a-2", "b-0"}
     assert {why: n["samples"] for why, n in result["skipped"].items()} == {
         "CorruptRecordError": 2, "TruncatedRecordError": 1, "NotEnoughHistoryError": 1, "unrated": 1}  # fmt: skip
+    same = written(tmp_path / "d.tfrecord", [frame("d-0"), frame("d-0"), frame("")])
+    twice, _ = run([same], driver(), tmp_path, name="twice")
+    assert twice["samples"] == 1
+    assert {why: n["samples"] for why, n in twice["skipped"].items()} == {"CorruptRecordError": 1, "seen before": 1}
     with pytest.raises(ValueError, match="checksum"):
         run(paths, driver(), tmp_path, on_error="stop", name="stop")
     with pytest.raises(NothingToScoreError, match="WaypointError"):
@@ -257,8 +261,8 @@ def test_submissions_come_back(tmp_path):
 
 def test_submissions_that_would_be_refused(tmp_path):
     good = arc(TIMES_S)
-    with pytest.raises(SubmissionError, match="--account"):
-        write_submission([("s", good)], SubmissionForm("", "m", "1", True), tmp_path)
+    with pytest.raises(SubmissionError, match="--parameters"):
+        write_submission([("s", good)], SubmissionForm("a", "m", " ", True), tmp_path)
     for predictions in ([("s", good), ("s", good)], [("s", good[:19])], [("s", good * np.nan)], [("", good)], []):
         with pytest.raises(SubmissionError):
             write_submission(predictions, FORM, tmp_path)
