@@ -27,7 +27,7 @@ RIG = scaled(NUSCENES_RIG, 64)
 @pytest.fixture(scope="module")
 def log():
     whole = drive(replace(load_scenario("birch_people"), duration_s=5.0), 0, ConstantVelocity())
-    return replace(whole, steps=whole.steps[9:12], start=whole.steps[8].ticks[-1])  # 1.2 s around the hand-over
+    return replace(whole, steps=whole.steps[9:11], start=whole.steps[8].ticks[-1])  # 0.8 s around the hand-over
 
 
 @pytest.fixture(scope="module")
