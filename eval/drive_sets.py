@@ -159,8 +159,8 @@ def _from_json(path: Path) -> tuple[DriveSet, ...]:
         told = f"a result of kind {kind!r}" if kind else "no result of this package"
         of = f" under convention {convention!r}" if convention else ""
         raise ResultFileError(
-            f"{path} is {told}{of}; closed-loop drives are compared with closed-loop drives only: "
-            "give a sweep, or JSON of `efficientgen eval closed-loop --out`"
+            f"{path} is {told}{of}; this compares closed-loop drives: give a sweep, or JSON of `efficientgen eval "
+            "closed-loop --out`; offline scores have `efficientgen score compare`"
         )
     drives: dict[str, list[Metrics]] = {}
     for each in held["drives"]:
