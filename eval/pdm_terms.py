@@ -70,7 +70,7 @@ def no_collision(scene: Scene, t: Tracks) -> F64:
 
     At fault is who moves and touches somebody standing, or with the front, or with the flank while reaching over the
     edge of its lane.  Who is touched without fault once, or from the start, is forgotten.  (Half a point for static
-    objects does not arise: there are none in our towns, and standing cars are agents.)
+    objects does not arise: there are none in our towns, and cars that stand are road users.)
     """
     out = np.ones(len(t.first))
     for p, (first, end) in enumerate(zip(t.first, t.ends, strict=True)):

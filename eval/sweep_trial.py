@@ -119,7 +119,7 @@ def descendants(root: int) -> list[int]:
 
 
 def still_there(processes: Mapping[int, str], patience_s: float = 120.0) -> list[int]:
-    """Which of these processes have not ended after a while (Ray's agents take a minute to notice)."""
+    """Which of these processes have not ended after a while (some of Ray's take a minute to notice)."""
     until = time.monotonic() + patience_s
     while (left := [pid for pid, command in processes.items() if command and _command(pid) == command]) and (
         time.monotonic() < until
