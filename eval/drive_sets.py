@@ -38,6 +38,7 @@ class DriveSet:
     families: Mapping[str, str] = field(default_factory=dict)  # scenario -> family, where the result says so
     scenario_sha256: Mapping[str, str] = field(default_factory=dict)  # scenario -> of its content and town
     images: str = "own"
+    origin: Mapping[str, str] = field(default_factory=dict)  # sha256 of the code and the checkpoint that drove
 
     @property
     def name(self) -> str:
@@ -80,6 +81,7 @@ def read_sets(source: str) -> tuple[DriveSet, ...]:
             {row["scenario"]: row["family"] for row in mine},
             {row["scenario"]: row["scenario_sha256"] for row in mine},
             mine[0]["images"],
+            {key: ", ".join(sorted({row[key] or "" for row in mine})) for key in ("code_sha256", "checkpoint_sha256")},
         )
         for label, mine in rows.items()
     )
@@ -165,6 +167,14 @@ def _from_json(path: Path) -> tuple[DriveSet, ...]:
     drives: dict[str, list[Metrics]] = {}
     for each in held["drives"]:
         drives.setdefault(each["planner"], []).append(metrics_from(each))
+    code, checkpoints = str(held.get("code_sha256", "")), held.get("checkpoint_sha256", {})
     return tuple(
-        DriveSet(who, str(path), tuple(mine), images=held.get("images", "own")) for who, mine in drives.items()
+        DriveSet(
+            who,
+            str(path),
+            tuple(mine),
+            images=held.get("images", "own"),
+            origin={"code_sha256": code, "checkpoint_sha256": checkpoints.get(who, "")},
+        )
+        for who, mine in drives.items()
     )

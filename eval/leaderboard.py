@@ -8,7 +8,7 @@ outside, in the dress of the run index.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
@@ -19,6 +19,7 @@ from efficientgen.eval.drive_sets import DriveSet, Paired, comparable, dropped_w
 from efficientgen.eval.metrics import Estimate, Metrics, aggregate
 from efficientgen.eval.report import PAGE, fill_page, write_text
 from efficientgen.eval.report_tables import BASELINES, plain
+from efficientgen.eval.runner import host_facts
 from efficientgen.worldsim.scenario import ScenarioError, load_scenario
 
 BOARD = "leaderboard.json"
@@ -47,6 +48,7 @@ class Row:
     overall: dict[str, Estimate]
     families: dict[str, dict[str, Estimate]]
     behind: Comparison | None  # against the first row; None for the first itself
+    origin: Mapping[str, str]  # sha256 of the code and the checkpoint that drove
 
     @property
     def shared(self) -> bool:
@@ -75,6 +77,7 @@ def leaderboard(sets: Sequence[DriveSet]) -> Board:
     names = _names(sets)
     families = {name: _family(name, sets) for name, _ in paired.pairs}
     drives = {name: each.only(pairs) for name, each in zip(names, sets, strict=True)}
+    origins = {name: each.origin for name, each in zip(names, sets, strict=True)}
     means = {name: aggregate(mine) for name, mine in drives.items()}
     order = sorted(names, key=lambda name: (-means[name][RANKED_BY].mean, name))
 
@@ -82,7 +85,7 @@ def leaderboard(sets: Sequence[DriveSet]) -> Board:
         mine = drives[name]
         by = aggregate_by(mine, lambda m: families[m.scenario])
         behind = None if name == order[0] else compare(mine, drives[order[0]], RANKED_BY)
-        return Row(name, mine[0].planner in BASELINES, means[name], by, behind)
+        return Row(name, mine[0].planner in BASELINES, means[name], by, behind, origins[name])
 
     return Board(
         tuple(map(row, order)), paired, tuple(sorted(set(families.values()))), _context([*drives.values()], paired)
@@ -128,10 +131,11 @@ def _context(drives: Sequence[Sequence[Metrics]], paired: Paired) -> dict[str, s
 def _plain(board: Board) -> dict[str, Any]:
     return {
         "result": "leaderboard",
+        "host": host_facts(),
         **board.context,
         "ranked_by": RANKED_BY,
         "rows": [
-            {"planner": row.name, "overall": {k: asdict(e) for k, e in row.overall.items()},
+            {"planner": row.name, **row.origin, "overall": {k: asdict(e) for k, e in row.overall.items()},
              "families": {f: asdict(held[RANKED_BY]) for f, held in row.families.items()},
              "behind": None if row.behind is None else asdict(row.behind.difference)}
             for row in board.rows
