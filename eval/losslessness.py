@@ -3,8 +3,9 @@
 References run on stock transformers in float64, uncached (`eval/stock.py`), with the weights as the decoder has them.
 The AR family is compared with greedy AR, block diffusion with its own definition.  In float64 every token must agree.
 In float32 and bf16 a token may differ where two logits, or a probability and the threshold, nearly tie: the largest gap
-at a difference says how near, and a row for stock transformers in the same dtype says what is the dtype's own doing.  At
-released shape what a decoder costs is the point; there the AR family is compared with our own AR of the same dtype.
+at a difference says how near, and a row for stock transformers in the same dtype says what is the dtype's own doing.
+
+At released shape what a decoder costs is the point; there the AR family is compared with our own AR of the same dtype.
 """
 
 from __future__ import annotations

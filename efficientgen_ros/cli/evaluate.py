@@ -58,7 +58,7 @@ def closed_loop_command(
     history: Annotated[
         bool, typer.Option("--history/--no-history", help="Let the planner read its ego history.")
     ] = True,
-    decoder: Annotated[str, typer.Option(help="ar or scaffold-spec.")] = "",
+    decoder: Annotated[str, typer.Option(help="Any of planning/decode.py, say ar, ar-jump or scaffold-spec.")] = "",
     rollouts: Annotated[int, typer.Option(min=1, help="Trajectories sampled and averaged per plan; 1: greedy.")] = 1,
     checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = min(2, os.cpu_count() or 1),

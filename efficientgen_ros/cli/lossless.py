@@ -84,4 +84,4 @@ def _print(body: list[list[str]]) -> None:
         table.add_column(name, no_wrap=True)
     for line in body[1:]:
         table.add_row(*line)
-    Console(width=max(112, Console().width)).print(table)
+    Console(width=max(124, Console().width)).print(table)
