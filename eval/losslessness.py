@@ -49,6 +49,7 @@ class Prompted:
     held: list[int]
     patches: Tensor | None
 
+    @torch.inference_mode()
     def decode(self, decoder: str, **options: Any) -> Answer:
         self.cache.length = len(self.held)
         return DECODERS[decoder](self.model, self.cache, self.form, self.logits, self.next_position, **options)

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from efficientgen.eval.losslessness import Prompted, compare, costs, read_both, reads_on_grid, summarise
+from efficientgen.eval import random_models
+from efficientgen.eval.losslessness import Prompted, compare, costs, read_both, read_prompt, reads_on_grid, summarise
 from efficientgen.eval.losslessness_table import lines
 from efficientgen.eval.random_models import Subject, tiny_subjects
+from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.decode import DECODERS, NOT_AUTOREGRESSIVE, NotAutoregressiveError
 from efficientgen.planning.decode_diffusion import CONFIDENCE, Pass
 from efficientgen.planning.decode_speculative import fork_mask
+from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.schema import decode_answer
 
 pytest.importorskip("transformers")
@@ -211,3 +214,26 @@ def test_costs_name_every_decoder_without_a_reference():
     ]
     assert all(r.agreed == r.tokens and r.forwards and r.peak_mib is None for r in rows)
     assert len(lines(summarise(rows)["rows"])) == len(rows) + 1
+
+
+@pytest.mark.parametrize("name", ["fast-ddrive", "fast-dvlm", "fast-dllm-v2", "efficient-dlm"])
+def test_released_shapes_are_asked_the_same_way(name, monkeypatch):
+    """Released slots, blocks, pictures and token ids over layers that are cut down, which is all a CPU can take."""
+    draw, slim = random_models.random_model, {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+
+    def cut(config: ModelConfig, seed: int, dtype: torch.dtype, device: str) -> VisionLanguageModel:
+        sections = (2, 1, 1) if config.text.mrope_section else None
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "explicit_head_dim": None}
+        text = replace(config.text, **slim, **heads, mrope_section=sections)
+        vision = config.vision and replace(random_models.TINY_VISION, depth=1, out_hidden_size=32)
+        return draw(replace(config, text=text, vision=vision), seed, dtype, device)
+
+    monkeypatch.setattr(random_models, "random_model", cut)
+    subject = random_models.released_subjects(torch.float32, "cpu")[name]()
+    decoder = {"fast-ddrive": "fused-scaffold-spec", "fast-dvlm": "fused-self-spec"}.get(name, "diffusion")
+    case = read_prompt(subject, 0, reads_on_grid(subject, decoder), 40)
+    answer = case.decode(decoder)
+    assert subject.model.config.mask_token_id not in answer.ids and 0 < answer.counts.values
+    assert len(answer.ids) == len(case.form) or answer.ids[-1] == case.form.stop
+    if subject.template is not None:
+        assert decode_answer(subject.template, subject.tokenizer, answer.ids)[1]["trajectory"]
