@@ -28,7 +28,7 @@ from efficientgen.planning.decode_form import OPEN
 from efficientgen.planning.decode_text import read
 from efficientgen.planning.model import VisionLanguageModel, position_ids
 from efficientgen.planning.schema import AnswerError, Template, decode_answer
-from efficientgen.planning.tokenizer import Tokenizer
+from efficientgen.planning.tokenizer import Vocabulary
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 AR = "greedy AR of stock transformers, uncached, float64"
@@ -235,7 +235,7 @@ def _enter(row: Row, subject: Subject, answer: Answer) -> None:
         setattr(row, name, getattr(row, name) + getattr(answer.counts, name))
 
 
-def _readable(template: Template, tokenizer: Tokenizer, ids: list[int]) -> bool:
+def _readable(template: Template, tokenizer: Vocabulary, ids: list[int]) -> bool:
     try:
         decode_answer(template, tokenizer, ids)
     except AnswerError:

@@ -32,7 +32,7 @@ from efficientgen.planning.load import model_directory
 from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.nano import nano_config, nano_tokenizer
 from efficientgen.planning.schema import NANO, Template, compile_template, driving_schema
-from efficientgen.planning.tokenizer import Tokenizer
+from efficientgen.planning.tokenizer import Vocabulary
 
 TINY_GRID: Grid = (1, 4, 8)
 RELEASED_GRID: Grid = (1, 32, 30)
@@ -49,7 +49,7 @@ class Subject:
     name: str
     model: VisionLanguageModel
     template: Template | None
-    tokenizer: Tokenizer | None  # reads structured answers
+    tokenizer: Vocabulary | None  # reads structured answers
     grids: tuple[Grid, ...]
     draw: Callable[[np.random.Generator], tuple[list[int], Tensor | None]]
 
