@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from efficientgen.eval.losslessness import DTYPES, compare, compare_stock, matrix, read_both, summarise
 from efficientgen.eval.losslessness_table import losslessness_table
 from efficientgen.eval.random_models import shipped_subject, tiny_subjects
 from efficientgen.planning.decode import DECODERS
+from efficientgen_ros.cli import app
 
 pytest.importorskip("transformers")
 from efficientgen.eval.stock import NoReferenceError, Stock  # noqa: E402
@@ -70,3 +72,16 @@ def test_weights_that_stock_does_not_know_are_told():
     model.extra = torch.nn.Linear(2, 2)
     with pytest.raises(NoReferenceError, match="extra"):
         Stock(model)
+
+
+def test_the_command_writes_its_matrix_and_words_mistakes(tmp_path):
+    out = tmp_path / "matrix.json"
+    ask = ["eval", "lossless", "--model", "tiny-efficient-dlm", "--dtype", "fp64", "--prompts", "1"]
+    done = CliRunner().invoke(app, [*ask, "--new-tokens", "8", "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    written = json.loads(out.read_text())
+    assert [row["decoder"] for row in written["rows"]] == ["diffusion"] and written["exact_in_fp64"] is True
+    for wrong in (["--model", "nobody"], ["--dtype", "fp3"], ["--shape", "3b", "--device", "cuda"]):
+        if "cuda" in wrong and torch.cuda.is_available():
+            continue
+        assert CliRunner().invoke(app, ["eval", "lossless", *wrong]).exit_code == 2
