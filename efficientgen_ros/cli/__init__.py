@@ -34,7 +34,7 @@ def main() -> None:
     """Console script: errors that a user can mend are one red line with the remedy, everything else is a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, LookupError, FileNotFoundError, RuntimeError) as error:
         # Our own errors are named for what the user did wrong and carry the remedy in their text.
         if not type(error).__module__.startswith(("efficientgen", "efficientgen_ros")):
             raise
