@@ -157,7 +157,7 @@ class ForeignWriter:
             message = self.make("sensor_msgs/msg/Image", header, h, w, "bgr8", 0, 3 * w, data)
         else:
             buffer = io.BytesIO()
-            Image.fromarray(image).save(buffer, kind.upper(), quality=JPEG_QUALITY)
+            Image.fromarray(image).save(buffer, kind.upper(), quality=JPEG_QUALITY, compress_level=1)
             words = f"bgr8; {kind} compressed bgr8"
             data = np.frombuffer(buffer.getvalue(), np.uint8)
             message = self.make("sensor_msgs/msg/CompressedImage", header, words, data)

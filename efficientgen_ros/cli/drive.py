@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click import get_current_context
-from click.core import ParameterSource
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -33,6 +31,7 @@ ROS_MODES = ("sync", "realtime")
 
 
 def drive_command(
+    context: typer.Context,
     scenario: Annotated[list[str], typer.Argument(help="Scenarios; `efficientgen scenarios` lists them.")] = None,  # type: ignore[assignment]
     planner: Annotated[
         str, typer.Option(help="nano-ddrive, fast-ddrive, fast-dvlm, expert, constant-velocity.")
@@ -91,8 +90,8 @@ def drive_command(
         recording = taken_up(from_run, step, scenario or [], mode)
         scenario, seed, in_process = scenario or [recording.log.scenario], recording.log.seed, True
         weather = weather or recording.log.start.weather
-        given = get_current_context().get_parameter_source("planner")
-        planner = recording.log.planner if given is ParameterSource.DEFAULT else planner
+        source = context.get_parameter_source("planner")
+        planner = recording.log.planner if source is None or source.name == "DEFAULT" else planner
     if planner not in (EXPERT, CONSTANT_VELOCITY):
         model_directory(planner, checkpoint)
     if live and in_process:

@@ -23,7 +23,7 @@ from efficientgen.planning.views import VIEWS
 
 SPEED, RADIUS = 6.0, 60.0
 SKEW_NS = {"FRONT_LEFT": -28_000_000, "FRONT": 0, "FRONT_RIGHT": 30_000_000}
-LENS = Lens(160, 90, 100.0, 100.5, 80.2, 44.6, "plumb_bob", (-0.2, 0.05, 0.001, -0.001, 0.0))
+LENS = Lens(112, 63, 70.0, 70.4, 56.2, 31.1, "plumb_bob", (-0.2, 0.05, 0.001, -0.001, 0.0))
 MOUNTS = {c.name: mount_of((1.5, 0.0, 1.5), 0.9 * c.yaw_deg, -1.0, 0.5) for c in NANO_RIG}
 REAR_AXLE = -1.35
 
