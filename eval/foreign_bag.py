@@ -218,9 +218,10 @@ def make_foreign_bag(
     ticks = all_ticks(log)
     width, height, focal = RENDERED
     pinholes = tuple(Camera(c.planner_name, width, height, focal, c.mount, c.yaw_deg, c.pitch_deg) for c in CAR)
-    world = ReferenceWorld(pinholes)
+    worlds = [ReferenceWorld((pinhole,)) for pinhole in pinholes]  # each camera has its own moments
     try:
-        world.reset(log.start.town, log.start.weather, seed)
+        for world in worlds:
+            world.reset(log.start.town, log.start.weather, seed)
         bent = [_through(camera.lens) for camera in CAR]
         with ForeignWriter(out / "recording", storage) as writer:
             writer.mounts(_mounts(pinholes), EPOCH_NS)
@@ -232,7 +233,7 @@ def make_foreign_bag(
                 writer.word(TURN, WORDS[command_at(log.route, s)], EPOCH_NS + tick.stamp_ns)
                 for i, camera in enumerate(CAR):
                     stamp = tick.stamp_ns - camera.early_ns
-                    seen = world.render(frame_at(ticks, stamp))[i]
+                    seen = worlds[i].render(frame_at(ticks, stamp))[0]
                     picture = bent[i](seen).reshape(camera.lens.height, camera.lens.width, 3)
                     writer.picture(f"{camera.topic}/image/compressed", picture, EPOCH_NS + stamp, camera.frame)
                     if k % 10 == 1:
@@ -241,7 +242,8 @@ def make_foreign_bag(
                 if progress is not None:
                     progress(k / (len(ticks) - 2))
     finally:
-        world.close()
+        for world in worlds:
+            world.close()
     rig = out / "rig.yaml"
     rig.write_text(RIG_YAML, encoding="utf-8")
     return out / "recording", rig

@@ -113,7 +113,8 @@ def rerun(
     """Drive `log` again, from `step` on by `planner`.
 
     The new log holds the recorded steps before it; its notes say `rerun`: from which step, and `traffic_differs_s`, the
-    first tick at which the restored oracle frames are not the recorded ones (None: nowhere).
+    first tick at which the restored oracle frames are not the recorded ones (None: nowhere).  Another planner than the
+    recorded one counts as handed over to at `step`, so that only its own driving is scored.
 
     Raises:
         StepRangeError: the drive has no such step.
@@ -139,4 +140,7 @@ def rerun(
     )
     differs = next((ours.stamp_ns / NS for theirs, ours in pairs if theirs != ours), None)
     told = {"step": step, "planner": log.planner, "traffic_differs_s": differs}
-    return replace(again, notes={**again.notes, "rerun": told})
+    handover = again.handover_ns
+    if again.planner != log.planner and step:  # what the other planner did is not this one's to be scored for
+        handover = max(handover, log.steps[step].stamp_ns)
+    return replace(again, handover_ns=handover, notes={**again.notes, "rerun": told})

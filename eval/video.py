@@ -197,7 +197,7 @@ class Scene:
     def _panel_of(self, i: int) -> Image.Image:
         if self._panel is None or self._panel[0] != i:
             step = self._log.steps[i]
-            expert = step.stamp_ns < self._log.handover_ns
+            expert = step.stamp_ns < self._log.handover_ns and step.verdict.source is Source.EXPERT
             self._panel = (i, _panel(step, words_of(self._plans[i]), expert, self._states))
         return self._panel[1]
 

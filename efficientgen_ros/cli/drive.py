@@ -16,7 +16,7 @@ from rich.table import Table
 
 from efficientgen import share
 from efficientgen.planning.load import CONSTANT_VELOCITY, DEFAULT, EXPERT, load_planner, model_directory
-from efficientgen_ros.cli.rerun import drive_again, taken_up
+from efficientgen_ros.cli.rerun import drive_again, taken_up, told
 
 if TYPE_CHECKING:
     from efficientgen.eval.metrics import Metrics
@@ -123,7 +123,8 @@ def drive_command(
                     beside = _drive_plain(each, seed, other, progress)
                     entries.append(Entry(_keep(beside, run), beside, show=False))
         task = progress.add_task("report", total=None)
-        page = write_report(entries, run, progress=lambda words: progress.update(task, description=words))
+        facts = told(recording, step) if recording is not None and step is not None else {}
+        page = write_report(entries, run, facts=facts, progress=lambda words: progress.update(task, description=words))
         index = write_index(runs)
         progress.remove_task(task)
     if picture is not None:

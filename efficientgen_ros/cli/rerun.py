@@ -36,6 +36,13 @@ def taken_up(run: Path | None, step: int | None, scenarios: list[str], mode: str
     return recording
 
 
+def told(recording: Recording, step: int) -> dict[str, str]:
+    """What the report says about it."""
+    log = recording.log
+    words = f"from step {step} ({log.steps[step].stamp_ns / 1e9:.1f} s) of {log.planner}'s drive {recording.directory}"
+    return {"Taken up again": words, "Unlike the recording": "; ".join(recording.warnings) or "nothing known"}
+
+
 def drive_again(
     recording: Recording, step: int, scenario: Scenario, planner: str, checkpoint: str, model: dict[str, Any],
     progress: Progress,

@@ -13,6 +13,7 @@ from efficientgen.eval.rerun import NoRecordingError, StepRangeError, origin, re
 from efficientgen.eval.runner import drive
 from efficientgen.eval.step_log import StepLog
 from efficientgen.eval.store import save
+from efficientgen.perception.types import CHUNK_NS
 from efficientgen.planning.constant_velocity import ConstantVelocity
 from efficientgen.worldsim.scenario import load_scenario
 from tests.eval.synthetic import FakeOracle, FakePlanner, FakeWorld, scenario
@@ -62,6 +63,7 @@ def test_another_planner_changes_what_comes_and_nothing_before(log: StepLog):
     again = rerun(log, 15, scenario(12.0), ConstantVelocity(), oracle=FakeOracle())
     same = [a.ticks == b.ticks for a, b in zip(again.steps, log.steps, strict=False)]
     assert all(same[:15]) and not all(same[15:])
+    assert again.handover_ns == 15 * CHUNK_NS, "only its own driving is scored"
     assert again.planner == "constant-velocity" and again.notes["rerun"]["planner"] == "fake"
 
 
