@@ -33,6 +33,7 @@ from efficientgen.perception.types import F64, NS, TICK_NS, EgoState, Plan, Plan
 FRAMES = "frames.jsonl"
 SUMMARY = "replay.json"
 PLANNER_ERROR = "planner error"
+APART_NS = 2 * NS  # worst moments closer to each other than this are one moment
 
 
 class NothingPlannedError(ValueError):
@@ -184,13 +185,21 @@ class _Run:
             self._fill(self.kept[-1])
         if self.keep_worst and answer.whole:
             now = {tick: self.feed.taken.get(tick, {})}
-            ranked = sorted([*self.worst, replace(answer, pictures=now)], key=lambda a: -a.ade_m)
-            self.worst = ranked[: self.keep_worst]
+            self.worst = _worst_apart([*self.worst, replace(answer, pictures=now)], self.keep_worst)
         self.feed.forget(tick)
 
     def _fill(self, answer: Answer) -> None:
         for tick in answer.pictures:
             answer.pictures[tick].update(self.feed.taken.get(tick, {}))
+
+
+def _worst_apart(answers: list[Answer], most: int) -> list[Answer]:
+    """The answers furthest from the driven path, worst first, no two within `APART_NS`."""
+    chosen: list[Answer] = []
+    for answer in sorted(answers, key=lambda a: -a.ade_m):
+        if all(abs(answer.asked.stamp_ns - other.asked.stamp_ns) >= APART_NS for other in chosen):
+            chosen.append(answer)
+    return chosen[:most]
 
 
 def in_ego(points: F64, ego: EgoState) -> F64:

@@ -75,6 +75,13 @@ def _hero(title: str, summary: dict[str, Any]) -> str:
     chips = [f"{summary['seconds']:.0f} s", f"{summary['metres']:.0f} m", "open loop", *(
         f"{name.replace('_', ' ').lower()}: {camera['lens']['model']} {camera['lens']['size'][0]}x"
         f"{camera['lens']['size'][1]}" for name, camera in summary["cameras"].items() if "lens" in camera)]  # fmt: skip
+    chips += [
+        f"{name.replace('_', ' ').lower()}: no picture in {camera['plans_without']} plans"
+        for name, camera in summary["cameras"].items()
+        if camera["plans_without"]
+    ]
+    if summary["command"]["source"].startswith("derived"):
+        chips.append("route command from the driven path")
     return (
         f'<header class="hero"><p class="brand">efficientgen <span>replay report</span></p><h1>{escape(title)}</h1>'
         f'<p class="lead"><b>{escape(summary["planner"])}</b> looked at a recording and said every 0.4 s where it '
@@ -232,7 +239,7 @@ def _whole(series: Sequence[tuple[float, float, float, float]]) -> str:
         Panel("Speed", "km/h", (Line("car", "car", t, 3.6 * speed),)),
     ]
     chart = stack_of_panels(panels, float(t[0]), float(t[-1]), []).replace('<i class="playhead"></i>', "")
-    return f'<section id="whole"><h2>All of it</h2>{chart}</section>'
+    return f'<section id="whole"><h2>All of it</h2><div class="tile">{chart}</div></section>'
 
 
 def _errors(summary: dict[str, Any]) -> str:
