@@ -135,6 +135,9 @@ def survey(bag: Bag, rig: RigFile) -> Survey:
     _require(bag, rig.odometry, "odometry.topic", "Odometry")
     if rig.command.topic:
         _require(bag, rig.command.topic, "command.topic", "String")
+    for name, camera in rig.cameras.items():
+        _require_type(bag, camera.topic, f"cameras.{name}.topic", ("Image", "CompressedImage"))
+        _require_type(bag, camera.info, f"cameras.{name}.info", ("CameraInfo",))
     infos = {camera.info: name for name, camera in rig.cameras.items() if camera.info}
     wanted = {rig.odometry, TF_STATIC, rig.command.topic, *infos} - {""}
     out = Survey(bag.topics, DrivenPath([], rig.gap_ns))
@@ -260,6 +263,11 @@ def _require(bag: Bag, topic: str, where: str, like: str) -> None:
         f"{bag.path} holds no messages on {topic} ({where} in rig.yaml); "
         + (f"it has {', '.join(sorted(near))}" if near else f"its topics: {', '.join(sorted(bag.topics)) or 'none'}")
     )
+
+
+def _require_type(bag: Bag, topic: str, where: str, kinds: tuple[str, ...]) -> None:
+    if topic in bag.topics and bag.topics[topic][0].rsplit("/", 1)[-1] not in kinds:
+        raise BagTopicError(f"{topic} is a {bag.topics[topic][0]} ({where} in rig.yaml), not a {' or '.join(kinds)}")
 
 
 def _words(error: BaseException) -> str:

@@ -120,6 +120,8 @@ def replay(
     os.replace(draft, out / SUMMARY)
     if not summary["planned"]:
         why = "; ".join(f"{n} times {kind} ({summary['examples'][kind]})" for kind, n in summary["skipped"].items())
+        if summary["cameras"] and all(camera["messages"] for camera in summary["cameras"].values()):
+            why += "; where topics are stamped by different clocks, set sync.stamps: received in rig.yaml"
         raise NothingPlannedError(
             f"not one of {summary['stamps']} plan stamps was fit to plan on: "
             f"{why or 'the recording is shorter than the 4 s of history that a plan needs'}; details in {out}"

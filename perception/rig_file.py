@@ -37,7 +37,6 @@ class ForeignCamera:
 
     name: str  # what the planner calls it
     topic: str  # sensor_msgs/Image or CompressedImage
-    compressed: bool
     info: str  # topic of its sensor_msgs/CameraInfo; "": `lens` is given
     lens: Lens | None
     mount: F64 | None  # (4, 4) x-forward camera frame to base frame; None: from /tf_static
@@ -122,8 +121,13 @@ def parse_rig(held: Any) -> RigFile:
     centre = top.number("pixel_centre", 0.0)
     if centre not in (0.0, 0.5):
         raise RigFileError(f"pixel_centre: 0 (OpenCV, ROS) or 0.5, not {centre:g}")
+    seen = {str(name): _camera(str(name), value, centre) for name, value in cameras.items()}
+    topics = [camera.topic for camera in seen.values()]
+    for name, camera in seen.items():
+        if topics.count(camera.topic) > 1:
+            raise RigFileError(f"cameras.{name}.topic: {camera.topic} is another camera's too")
     return RigFile(
-        cameras={str(name): _camera(str(name), value, centre) for name, value in cameras.items()},
+        cameras=seen,
         odometry=odometry.text("topic"),
         speed=odometry.choice("speed", SPEEDS, "twist"),
         gap_ns=_ms(odometry, "largest_gap_ms", 250.0, 10.0, 2000.0),
@@ -156,11 +160,8 @@ def from_optical(optical_to_base: F64) -> F64:
 
 def _camera(name: str, value: Any, centre: float) -> ForeignCamera:
     where = f"cameras.{name}"
-    keys = _Keys(value, where, ("topic", "compressed", "info", "intrinsics", "distortion", "mount", "pinhole"))
+    keys = _Keys(value, where, ("topic", "info", "intrinsics", "distortion", "mount", "pinhole"))
     topic = keys.text("topic")
-    compressed = keys.get("compressed", topic.endswith("/compressed"))
-    if not isinstance(compressed, bool):
-        raise RigFileError(f"{where}.compressed: true or false")
     info, intrinsics = keys.text("info", ""), keys.get("intrinsics", None)
     if bool(info) == (intrinsics is not None):
         raise RigFileError(f"{where}: exactly one of info (a CameraInfo topic) and intrinsics is wanted")
@@ -168,7 +169,7 @@ def _camera(name: str, value: Any, centre: float) -> ForeignCamera:
         raise RigFileError(f"{where}.distortion: comes with info, or give intrinsics here too")
     lens = None if intrinsics is None else _lens(where, intrinsics, keys.get("distortion", {}), centre)
     mount, frame = _mount(f"{where}.mount", keys.get("mount", {"tf": ""}))
-    return ForeignCamera(name, topic, compressed, info, lens, mount, frame, _pinhole(name, keys.get("pinhole", None)))
+    return ForeignCamera(name, topic, info, lens, mount, frame, _pinhole(name, keys.get("pinhole", None)))
 
 
 def _lens(where: str, intrinsics: Any, distortion: Any, centre: float) -> Lens:

@@ -134,7 +134,6 @@ def test_our_own_drive_comes_back_as_the_planner_saw_it(tmp_path: Path):
     held["cameras"] = {
         c.name: {
             "topic": f"/{c.name}",
-            "compressed": True,
             "info": f"/{c.name}/info",
             "mount": {"position": list(c.mount), "yaw_deg": c.yaw_deg},
         }
@@ -194,6 +193,21 @@ def test_nothing_to_plan_on_is_said_and_the_results_are_kept(tmp_path: Path):
     made = replay(bag, parse_rig(rig(missing="black")), Watcher(), tmp_path / "black", keep_s=5.0, keep_worst=1)
     assert made.summary["cameras"]["FRONT_LEFT"]["messages"] == 0 and made.summary["planned"] >= 1
     assert "not in the recording" in write_replay_report(made).read_text()
+
+
+def test_clocks_that_differ_are_hinted_at(tmp_path: Path):
+    bag = tmp_path / "bag"
+    with ForeignWriter(bag) as writer:
+        for k in range(300):
+            writer.odometry(ODOMETRY, circle(0.02 * k), EPOCH_NS + k * NS // 50, 1.35)
+        for k in range(1, 55):
+            image = np.full((63, 112, 3), k, np.uint8)
+            writer.picture("/cam/front/image", image, EPOCH_NS + 900 * NS + k * NS // 10, "front", "raw")
+            writer.camera_info("/cam/front/camera_info", foreign.LENS, EPOCH_NS + k * NS // 10, "front")
+    held = rig("raw", cameras=("FRONT",), command={"constant": "GO_LEFT"})
+    held["cameras"]["FRONT"]["mount"] = {"position": [0.0, 0.0, 1.5]}
+    with pytest.raises(NothingPlannedError, match=r"sync\.stamps: received"):
+        replay(bag, parse_rig(held), Watcher(), tmp_path / "out")
 
 
 def test_damaged_and_resized_pictures_are_findings(tmp_path: Path):
@@ -270,6 +284,11 @@ def test_recordings_that_cannot_serve(bag: Path, tmp_path: Path):
         replay(bag, parse_rig(rig(odometry={"topic": "/odom"})), Watcher(), out)
     with pytest.raises(ExtrinsicsError, match="base_footprint"):
         replay(bag, parse_rig(rig(base_frame="base_footprint")), Watcher(), out)
+    for key, topic, words in (("topic", TURN, "Image"), ("info", ODOMETRY, "CameraInfo")):
+        odd = rig()
+        odd["cameras"]["FRONT"][key] = topic
+        with pytest.raises(BagTopicError, match=rf"{topic} is a .*{words}"):
+            replay(bag, parse_rig(odd), Watcher(), out)
     with open_bag(bag) as opened, pytest.raises(MessageError, match="no pose"):
         survey(opened, parse_rig(rig(odometry={"topic": TURN})))
 

@@ -45,7 +45,7 @@ GOOD: dict[str, Any] = {
 def test_what_a_good_file_means():
     rig = parse_rig(GOOD)
     front, left = rig.cameras["FRONT"], rig.cameras["FRONT_LEFT"]
-    assert rig.reference == "FRONT" and not front.compressed and left.compressed
+    assert rig.reference == "FRONT" and left.topic == "/left/compressed"
     assert front.lens is not None and front.lens.coefficients[0] == -0.2 and front.pinhole == NANO_RIG[1]
     assert left.lens is None and left.mount is None and left.frame == ""
     assert rig.tolerance_ns == 50_000_000 and rig.missing == "skip" and rig.command.constant is Command.GO_STRAIGHT
@@ -65,6 +65,7 @@ def test_what_a_good_file_means():
         (("cameras", "FRONT", "mount"), {"yaw_deg": 3}, r"mount: position \[x, y, z\] is missing"),
         (("cameras", "FRONT", "mount", "position"), [1, 2], r"position: \[x, y, z\] in m"),
         (("cameras", "REAR"), {"topic": "/r", "info": "/i"}, "give width, height and focal"),
+        (("cameras", "FRONT_LEFT", "topic"), "/cam/image_raw", "another camera's too"),
         (("cameras",), ["FRONT"], "cameras: a mapping"),
         (("odometry",), {}, r"odometry\.topic: is missing"),
         (("odometry", "speed"), "guess", "one of twist, derived"),
