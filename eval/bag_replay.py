@@ -120,7 +120,8 @@ def replay(
     os.replace(draft, out / SUMMARY)
     if not summary["planned"]:
         why = "; ".join(f"{n} times {kind} ({summary['examples'][kind]})" for kind, n in summary["skipped"].items())
-        if summary["cameras"] and all(camera["messages"] for camera in summary["cameras"].values()):
+        named = [camera for camera in summary["cameras"].values() if camera["topic"]]
+        if named and all(camera["messages"] for camera in named):
             why += "; where topics are stamped by different clocks, set sync.stamps: received in rig.yaml"
         raise NothingPlannedError(
             f"not one of {summary['stamps']} plan stamps was fit to plan on: "
