@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from efficientgen.worldsim.sana.camera import Rays, token_rays
+from efficientgen.worldsim.sana.checkpoint import our_name
 from efficientgen.worldsim.sana.config import SanaConfig
 from efficientgen.worldsim.sana.model import SanaTransformer
 from tests.worldsim.sana_models import GRID, SIZE, K, c2w, clip, stock, tiny
@@ -140,8 +141,6 @@ def test_released_shape_has_the_releases_parameters():
     """Names and shapes of diffusers' class at its defaults, less what it stores and never reads."""
     pytest.importorskip("diffusers")
     from diffusers import SanaWMTransformer3DModel
-
-    from efficientgen.worldsim.sana.checkpoint import our_name
 
     with torch.device("meta"):
         ours, theirs = SanaTransformer(SanaConfig()), SanaWMTransformer3DModel()

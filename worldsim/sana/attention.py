@@ -162,7 +162,8 @@ class DualBranchAttention(nn.Module):
             mask = mask.repeat_interleave(q.shape[2], 0).repeat_interleave(q.shape[2], 1)
         dim = q.shape[-1]
         out = _softmax(q, held[0], held[1], mask, dim)
-        seen = _softmax(q_cam, held[2], held[3], mask, dim if dim in FLASH_DIMS or dim > 256 else 128 if dim < 128 else 256)
+        padded = dim if dim in FLASH_DIMS or dim > 256 else 128 if dim < 128 else 256
+        seen = _softmax(q_cam, held[2], held[3], mask, padded)
         frames = q.shape[1] + (0 if stream is None else stream.frames)
         sink = (chunks[0] if self.sink_token else 0) if stream is None else stream.sink
         kept = remembered(frames, frames, sink, self.window)
