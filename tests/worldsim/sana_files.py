@@ -37,9 +37,29 @@ def write_transformer(model: SanaTransformer, directory: Path, **more: Any) -> N
     (folder / "config.json").write_text(json.dumps(asdict(model.config)))
 
 
+def write_text_encoder(directory: Path, width: int) -> None:
+    """text_encoder/ and tokenizer/: a Gemma 2 of two layers that knows words by their spelling."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+
+    letters = {token: i for i, token in enumerate(["<pad>", "<eos>", "<bos>", "<unk>", *map(chr, range(33, 127))])}
+    core = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    tokens = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=core, **tokens).save_pretrained(directory / "tokenizer")
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=len(letters), hidden_size=width, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, sliding_window=64, max_position_embeddings=4096,
+    )  # fmt: skip
+    Gemma2ForCausalLM(config).save_pretrained(directory / "text_encoder")
+
+
 def write_release(directory: Path, seed: int = 0, **changes: Any) -> SanaTransformer:
     """Everything a `SanaWorld` reads."""
     model = tiny(seed, **changes)
     write_transformer(model, directory)
     tiny_autoencoder(seed).save_pretrained(directory / "ltx2_causal_vae")
+    write_text_encoder(directory, model.config.caption_channels)
     return model

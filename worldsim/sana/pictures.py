@@ -38,6 +38,17 @@ def load_autoencoder(directory: Path, dtype: torch.dtype, device: str | torch.de
     return vae.to(device).eval().requires_grad_(False)
 
 
+def strides(vae: Any) -> tuple[int, int]:
+    """(px per latent to each side, pictures per latent frame), counted from the encoder's stages."""
+    config = vae.config
+    scaling = config.spatio_temporal_scaling
+    on = (scaling,) * len(config.downsample_type) if isinstance(scaling, bool) else scaling
+    kinds = [kind for kind, active in zip(config.downsample_type, on, strict=True) if active]
+    space = sum(kind in ("spatial", "spatiotemporal") for kind in kinds)
+    time = sum(kind in ("temporal", "spatiotemporal") for kind in kinds)
+    return config.patch_size * 2**space, config.patch_size_t * 2**time
+
+
 @torch.inference_mode()
 def encode(vae: Any, picture: U8) -> Tensor:
     """Normalised latent (1, C, 1, h, w) of one picture (H, W, 3): the posterior's mode."""
