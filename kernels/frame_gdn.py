@@ -1,4 +1,4 @@
-"""The frame-wise gated delta rule of SANA-WM (arXiv 2605.15178) with carried state: reference, kernel, floor, autotune.
+"""The frame-wise gated delta rule of SANA-WM (arXiv 2605.15178) with carried state: reference, kernel, floor, tuning.
 
 All S tokens of a frame write to the state at once, so a frame is one rank-S update and not S rank-1 updates: token-wise
 delta-rule kernels compute another function.  With g the frame's decay and K, V (D, S), per head:
@@ -7,15 +7,15 @@ delta-rule kernels compute another function.  With g the frame's decay and K, V 
     z_t = g_t (I - K0 b K0^T) z_{t-1} + K0 b 1         denominator, D, from keys without rotation
     out_t = (N_t + M_t) q / ((z_t + y_t)^T q0 + eps)
 
-M_t and y_t are the same recurrences from the end of t's chunk backwards, of the frames after t only: within a chunk every
-frame sees every other.  Without (q0, K0) there is no denominator (the camera branch).  Across chunks only N and z are
-carried, so a stream costs the same at every frame.
+M_t and y_t are the same recurrences from the end of t's chunk backwards, of the frames after t only: within a chunk
+every frame sees every other.  Without (q0, K0) there is no denominator (the camera branch).  Across chunks only N and z
+are carried, so a stream costs the same at every frame.
 
 Floor at the 720p shape (S 880, D 112, H 20, T 3, fp32 in and out), main branch: q, k, v, q0, k0 read once and out
-written once, 6 * 23.7 MB = 142 MB, 42 us at 3.35 TB/s; transitions and states 5 * 3.0 MB more, mostly in L2.  Arithmetic:
-4 products of 2 S D^2 and the scan's 4 D^3 per frame and head, 6.0 GFLOP, 16 us at 380 TFLOP/s (TF32): a memory kernel.
-Three passes: transitions per frame (parallel), the scan in both directions (serial in T, parallel over the rows of N),
-one read-out of the summed states, where a scan per direction would read out twice.
+written once, 6 * 23.7 MB = 142 MB, 42 us at 3.35 TB/s; transitions and states 5 * 3.0 MB more, mostly in L2.
+Arithmetic: 4 products of 2 S D^2 and the scan's 4 D^3 per frame and head, 6.0 GFLOP, three times that in TF32 parts
+that add up to fp32, 45 us at 400 TFLOP/s: as long as the memory takes.  Three passes: transitions per frame (parallel), the scan in both directions (serial in T, parallel over
+the rows of N), one read-out of the summed states, where a scan per direction would read out twice.
 """
 
 from __future__ import annotations

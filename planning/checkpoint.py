@@ -1,8 +1,8 @@
 """A model is a directory: `config.json`, safetensors, `tokenizer.json` and a card.  This module reads and writes it.
 
-Any of the released layouts loads (`config_json.py`, `layouts.py`, `kernels/shards.py`): names, shapes and dtypes are checked
-from the headers before anything is allocated, then tensors are read, converted and checked one at a time, so memory
-stays near the model's own.  Nothing in the directory is ever executed or unpickled.
+Any of the released layouts loads (`config_json.py`, `layouts.py`, `kernels/shards.py`): names, shapes and dtypes are
+checked from the headers before anything is allocated, then tensors are read, converted and checked one at a time, so
+memory stays near the model's own.  Nothing in the directory is ever executed or unpickled.
 """
 
 from __future__ import annotations

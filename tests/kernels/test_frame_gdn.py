@@ -35,7 +35,9 @@ def test_a_stream_with_carried_state_is_the_one_shot_scan():
     state, parts, begin = None, [], 0
     for n in chunks:
         cut = slice(begin, begin + n)
-        part, state = frame_gdn(*(x[:, cut] for x in (q, k, v, beta, decay)), mass=(q0[:, cut], k0[:, cut]), state=state)
+        part, state = frame_gdn(
+            *(x[:, cut] for x in (q, k, v, beta, decay)), mass=(q0[:, cut], k0[:, cut]), state=state
+        )
         parts.append(part)
         begin += n
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-12, atol=1e-12)
@@ -71,8 +73,9 @@ def test_chunks_must_add_up():
 
 def _script(name: str, **environment: str) -> list[dict]:
     """Run a script of this directory in a process of its own: Triton decides at import whether it interprets."""
-    done = subprocess.run([sys.executable, str(Path(__file__).with_name(name))], cwd=ROOT, capture_output=True, text=True,
-                          env=os.environ | environment | {"PYTHONPATH": str(ROOT)}, timeout=300)  # fmt: skip
+    script = str(Path(__file__).with_name(name))
+    done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          env=os.environ | environment | {"PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -14,7 +14,7 @@ from tests.worldsim.sana_models import tiny
 
 
 def tiny_autoencoder(seed: int = 0) -> Any:
-    """diffusers' LTX-2 autoencoder: 8 latent channels, 32 x 32 x 8 pictures' pixels per latent, a few thousand weights."""
+    """diffusers' LTX-2 autoencoder: 8 latent channels, 32 x 32 px and 8 pictures per latent, a few thousand weights."""
     from diffusers import AutoencoderKLLTX2Video
 
     torch.manual_seed(seed)

@@ -14,10 +14,10 @@ from efficientgen.worldsim.sana.model import SanaTransformer, Text
 
 TINY = SanaConfig(
     in_channels=8, num_layers=4, hidden_size=48, linear_head_dim=16, num_attention_heads=3, softmax_every_n=2,
-    mlp_ratio=2.0, caption_channels=12,
+    mlp_ratio=2.0, caption_channels=12, picture_height=64, picture_width=96,
 )  # fmt: skip
 GRID, SIZE = (2, 3), (64, 96)
-STREAMING_ONLY = ("rope_theta", "chunk_size", "num_cached_blocks", "sink_token")
+OURS = ("rope_theta", "picture_height", "picture_width", "chunk_size", "num_cached_blocks", "sink_token")
 
 
 def tiny(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> SanaTransformer:
@@ -37,7 +37,7 @@ def stock(model: SanaTransformer) -> Any:
     """diffusers' class with the same weights."""
     from diffusers import SanaWMTransformer3DModel
 
-    config = {k: v for k, v in asdict(model.config).items() if k not in STREAMING_ONLY}
+    config = {k: v for k, v in asdict(model.config).items() if k not in OURS}
     other = SanaWMTransformer3DModel(**config, chunk_plucker_post_attn_blocks=model.config.num_layers)
     missing, unexpected = other.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected
@@ -63,7 +63,9 @@ def c2w(frames: int, seed: int = 0) -> Tensor:
 K = torch.tensor([[50.0, 0.0, 47.0], [0.0, 52.0, 30.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
-def clip(latents: int, seed: int = 0, grid: tuple[int, int] = GRID, channels: int = 8) -> tuple[Tensor, Tensor, Text, Rays]:
+def clip(
+    latents: int, seed: int = 0, grid: tuple[int, int] = GRID, channels: int = 8
+) -> tuple[Tensor, Tensor, Text, Rays]:
     """Latents, noise levels, text with padding, and rays of `latents` latent frames."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(1, channels, latents, *grid, generator=g)

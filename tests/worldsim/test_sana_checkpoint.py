@@ -95,7 +95,13 @@ def test_damage_is_told(tmp_path: Path, capsys):
     assert "must never run" not in capsys.readouterr().out
     pt.write_bytes(b"not a checkpoint")
     refused(tmp_path, "no checkpoint of plain tensors")
-    for text, words in (("{", "JSON"), ("[]", "not an object"), ('{"num_layers": -1}', "num_layers is -1"),
-                        ('{"hidden_size": 50}', "do not go together"), ('{"ffn_type": "mlp"}', "ffn_type is 'mlp'")):  # fmt: skip
+    bad = {
+        "{": "JSON",
+        "[]": "not an object",
+        '{"num_layers": -1}': "num_layers is -1",
+        '{"hidden_size": 50}': "do not go together",
+        '{"ffn_type": "mlp"}': "ffn_type is 'mlp'",
+    }
+    for text, words in bad.items():
         config.write_text(text)
         refused(tmp_path, words)

@@ -59,9 +59,7 @@ class DualBranchAttention(nn.Module):
         self.sink_token, self.window = config.sink_token, config.window
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_proj_cam, self.k_proj_cam, self.v_proj_cam = (nn.Linear(width, width) for _ in range(3))
-        self.q_norm, self.k_norm, self.q_norm_cam, self.k_norm_cam = (
-            nn.RMSNorm(width, eps=NORM_EPS) for _ in range(4)
-        )
+        self.q_norm, self.k_norm, self.q_norm_cam, self.k_norm_cam = (nn.RMSNorm(width, eps=NORM_EPS) for _ in range(4))
         self.output_gate, self.out_proj_cam, self.proj = (nn.Linear(width, width) for _ in range(3))
         nn.init.zeros_(self.out_proj_cam.weight)
         nn.init.zeros_(self.out_proj_cam.bias)
@@ -152,7 +150,7 @@ class DualBranchAttention(nn.Module):
         q_cam, k_cam, v_cam = camera
         q_cam, k_cam = self._heads(self.q_norm_cam(q_cam)), self._heads(self.k_norm_cam(k_cam))
         q_cam, k_cam, v_cam = self._into_world(q_cam, k_cam, self._heads(v_cam), where)
-        held = (k, v, k_cam, v_cam)
+        held: tuple[Tensor, ...] = (k, v, k_cam, v_cam)
         if carried is not None:
             before = (carried.keys, carried.values, carried.camera_keys, carried.camera_values)
             held = tuple(torch.cat(pair, 1) for pair in zip(before, held, strict=True))

@@ -1,9 +1,9 @@
 """Cameras as the model sees them: one ray per token (SANA-WM, arXiv 2605.15178, dual-branch camera control).
 
-A token's ray is a frame of its own, `z` along the viewing direction, and the Pluecker coordinates (direction, moment) of
-the pictures that its latent frame stands for.  Poses are camera-to-world in OpenCV axes (x right, y down, z forward),
-metres, relative to the first frame's camera.  Several cameras share one token grid side by side: nothing after
-`token_rays` knows how many there are.
+A token's ray is a frame of its own, `z` along the viewing direction, and the Pluecker coordinates (direction, moment)
+of the pictures that its latent frame stands for.  Poses are camera-to-world in OpenCV axes (x right, y down, z
+forward), metres, relative to the first frame's camera.  Several cameras share one token grid side by side: nothing
+after `token_rays` knows how many there are.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def token_rays(
     origin = c2w[..., None, None, :3, 3].double().expand_as(world)
     plucker = torch.cat([world, torch.linalg.cross(origin, world)], -1)  # (N, F, R, C, 6)
     plucker = plucker[:, blocks].permute(1, 3, 0, 4, 2, 5).flatten(4)  # (T, R, N, C, stride * 6)
-    transforms = _ray_from_world(world[:, lasts], c2w[:, lasts].double()).permute(1, 2, 0, 3, 4, 5)  # (T, R, N, C, 4, 4)
+    transforms = _ray_from_world(world[:, lasts], c2w[:, lasts].double()).permute(
+        1, 2, 0, 3, 4, 5
+    )  # (T, R, N, C, 4, 4)
     return Rays(transforms.flatten(1, 3)[None].float(), plucker.flatten(1, 3)[None].float())
 
 

@@ -144,7 +144,9 @@ def _generator(path: Path, rename: Callable[[str], str | None]) -> dict[str, Ten
     try:
         data = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise CheckpointError(f"{path} is no checkpoint of plain tensors ({str(error)[:200]}); fetch it again") from error
+        raise CheckpointError(
+            f"{path} is no checkpoint of plain tensors ({str(error)[:200]}); fetch it again"
+        ) from error
     for key in ("generator", "state_dict"):
         if isinstance(data, dict) and isinstance(data.get(key), dict):
             data = data[key]

@@ -28,6 +28,8 @@ class SanaConfig:
     caption_channels: int = 2304  # gemma-2-2b-it
     chunk_plucker_channels: int = 48  # 6 * temporal_stride
     rope_theta: float = 10000.0
+    picture_height: int = 704  # px, of the pictures that it was trained on
+    picture_width: int = 1280
     chunk_size: int = 3  # frames generated at once
     num_cached_blocks: int = 2  # chunks that softmax blocks remember, the sink among them
     sink_token: bool = True  # the first chunk is remembered for ever

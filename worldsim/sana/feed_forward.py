@@ -1,8 +1,8 @@
 """The feed-forward of SANA-WM (arXiv 2605.15178), GLUMBConvTemp: a gated inverted bottleneck over space, then time.
 
-1x1 convolution to twice the hidden width and SiLU, depthwise 3x3, value * SiLU(gate), 1x1 back; then the result plus its
-convolution over the frame before, itself and the frame after.  The frame after a chunk is zero; the frame before it is
-carried.
+1x1 convolution to twice the hidden width and SiLU, depthwise 3x3, value * SiLU(gate), 1x1 back; then the result plus
+its convolution over the frame before, itself and the frame after.  The frame after a chunk is zero; the frame before it
+is carried.
 """
 
 from __future__ import annotations

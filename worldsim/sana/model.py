@@ -3,8 +3,8 @@
 A block: x += gate attn(mod(LN x)); x += the rays' Pluecker embedding, projected; x += cross-attention to the text;
 x += gate FFN(mod(LN x)).  Modulation is per frame (adaLN-single), so frames of one pass may stand at different noise
 levels.  `forward` sees whole clips, bidirectional within chunks and causal across them; with one chunk it is the
-bidirectional release.  `forward_chunk` does the same one chunk at a time with a state of constant size.  Parameters carry
-the names of the released checkpoints.
+bidirectional release.  `forward_chunk` does the same one chunk at a time with a state of constant size.  Parameters
+carry the names of the released checkpoints.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class SanaTransformer(nn.Module):
         width = config.hidden_size
         self.x_embedder = Patches(config.in_channels, width)
         self.plucker_embedder = Patches(config.chunk_plucker_channels, width)
-        nn.init.zeros_(self.plucker_embedder.proj.weight)
-        nn.init.zeros_(self.plucker_embedder.proj.bias)
+        for parameter in self.plucker_embedder.parameters():
+            nn.init.zeros_(parameter)
         self.t_embedder = TwoLayers(FREQUENCIES, width)
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.y_embedder = CaptionEmbedder(config.caption_channels, width)

@@ -30,7 +30,9 @@ def load_autoencoder(directory: Path, dtype: torch.dtype, device: str | torch.de
     if not (directory / "config.json").exists():
         raise CheckpointError(f"{directory} holds no autoencoder (config.json is missing); fetch the release's")
     try:
-        vae = AutoencoderKLLTX2Video.from_pretrained(directory, torch_dtype=dtype, local_files_only=True)
+        vae = AutoencoderKLLTX2Video.from_pretrained(
+            directory, torch_dtype=dtype, local_files_only=True, low_cpu_mem_usage=False
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{directory} holds no sound LTX-2 autoencoder: {str(error)[:300]}") from error
     if not vae.config.decoder_causal:
@@ -107,7 +109,7 @@ class _Conv(nn.Module):
 
 
 class _Upsampler(nn.Module):
-    """A temporal upsampler drops a clip's first picture; later chunks pass with two frames of context, cut off again."""
+    """A temporal upsampler drops a clip's first picture; later chunks pass with two frames of context, then cut off."""
 
     before: Tensor | None = None
 

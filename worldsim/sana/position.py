@@ -1,9 +1,9 @@
 """Where a token is: rotary positions over (time, row, column), and rays for the camera branch.
 
 Rotary embedding as in Wan: the D/2 complex pairs of a head are shared out over the three axes, D//6 to each spatial one
-and the rest to time.  The camera branch (UCPE, SANA-WM arXiv 2605.15178) splits a head in halves: the first, in groups of
-four channels, is taken through the token's 4x4 ray transform, the second is rotated with the first frequencies of each
-axis.
+and the rest to time.  The camera branch (UCPE, SANA-WM arXiv 2605.15178) splits a head in halves: the first, in groups
+of four channels, is taken through the token's 4x4 ray transform, the second is rotated with the first frequencies of
+each axis.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from efficientgen.worldsim.sana.camera import Rays, rigid_inverse
 
 @dataclass(frozen=True)
 class Positions:
-    """Complex rotations (T, S, 1, D/2) of the main branch and (T, S, 1, D/4) of the camera branch's second half, and its
-    first half's 4x4 transforms (B, T, S, 4, 4).
+    """Complex rotations (T, S, 1, D/2) of the main branch and (T, S, 1, D/4) of the camera branch's second half.
+
+    The camera branch's first half is taken through the 4x4 transforms (B, T, S, 4, 4).
     """
 
     main: Tensor

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from efficientgen.kernels.shards import CheckpointError
 from efficientgen.worldsim.sana.model import Text
@@ -51,8 +53,9 @@ def encode_prompts(
         encoder = AutoModelForCausalLM.from_pretrained(directory / "text_encoder", dtype=dtype, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{directory}'s text encoder cannot be loaded: {str(error)[:300]}") from error
-    parts = {"tokenizer": tokenizer, "text_encoder": encoder.to(device).eval()}
-    pipeline = SanaWMPipeline(**parts, vae=None, transformer=None, scheduler=None)
+    encoder = nn.Module.to(encoder, device).eval()
+    parts: dict[str, Any] = {"tokenizer": tokenizer, "text_encoder": encoder}
+    pipeline: Any = SanaWMPipeline(**parts, vae=None, transformer=None, scheduler=None)
     out = {}
     for prompt in dict.fromkeys(prompts):
         hidden, mask, _, _ = pipeline.encode_prompt(prompt, device=torch.device(device), chi_prompt=DEFAULT_CHI_PROMPT)

@@ -1,15 +1,16 @@
 """`SanaWorld`: SANA-WM's streaming student (arXiv 2605.15178) as a world of the closed loop.
 
 It imagines what one front camera sees.  The first chunk of a drive is the recording: what the opening (the reference
-world) draws, whose last picture begins the stream.  From then on every chunk's ego poses, two per tick, give the rays of
-eight pictures per latent frame, the student denoises the frames, the decoder turns them into pictures, and those at the
-ticks go back with their own stamps.  Four ticks are one latent frame: at the loop's 0.4 s the model works in chunks of one
-frame at 20 pictures/s, where it was trained in chunks of three at 16/s; a loop with 1.2 s chunks gives it three.  Other
-road users are what the model makes of them: it is not told where they are.
+world) draws, whose last picture begins the stream.  From then on every chunk's ego poses, two per tick, give the rays
+of eight pictures per latent frame, the student denoises the frames, the decoder turns them into pictures, and those at
+the ticks go back with their own stamps.  Four ticks are one latent frame: at the loop's 0.4 s the model works in chunks
+of one frame at 20 pictures/s, where it was trained in chunks of three at 16/s; a loop with 1.2 s chunks gives it three.
+Other road users are what the model makes of them: it is not told where they are.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,14 +27,15 @@ from efficientgen.perception.types import U8, CameraFrame, OracleFrame, SensorFr
 from efficientgen.worldsim.reference.weather import WEATHERS, weather_named
 from efficientgen.worldsim.sana.camera import rigid_inverse, token_rays
 from efficientgen.worldsim.sana.checkpoint import find_release, load_transformer, require
+from efficientgen.worldsim.sana.config import SanaConfig, read_config
 from efficientgen.worldsim.sana.model import SanaTransformer, Text
 from efficientgen.worldsim.sana.pictures import Decoder, encode, load_autoencoder, strides
 from efficientgen.worldsim.sana.poses import between, camera_to_map, require_motion
-from efficientgen.worldsim.sana.sampler import LEVELS, DivergedError, frame_noise, sample_chunk
+from efficientgen.worldsim.sana.sampler import LEVELS, frame_noise, sample_chunk
 from efficientgen.worldsim.sana.state import StreamState
 from efficientgen.worldsim.sana.text import encode_prompts, prompt_for
 
-FRONT = Camera("FRONT", width=1280, height=704, focal=914.0, mount=(1.7, 0.0, 1.55), yaw_deg=0.0)
+VIEW_DEG = 70.0  # across, as the front camera of `NANO_RIG`
 PER_TICK = 2  # pictures of the model per oracle tick
 AUTOENCODERS = ("ltx2_causal_vae", "vae")
 
@@ -48,6 +50,12 @@ class ChunkLengthError(ValueError):
 
 class WorldMemoryError(RuntimeError):
     """The accelerator has too little memory for the world model."""
+
+
+def front_camera(config: SanaConfig) -> Camera:
+    """Where the reference rig's front camera sits, with the model's picture size."""
+    focal = config.picture_width / 2 / math.tan(math.radians(VIEW_DEG / 2))
+    return Camera("FRONT", config.picture_width, config.picture_height, focal, mount=(1.7, 0.0, 1.55), yaw_deg=0.0)
 
 
 class Opening(Protocol):
@@ -97,7 +105,7 @@ class SanaWorld:
         autoencoder: Any,
         texts: Mapping[str, Text],
         opening: Opening,
-        camera: Camera = FRONT,
+        camera: Camera,
         *,
         levels: tuple[int, ...] = LEVELS,
         translation_scale: float = 1.0,
@@ -117,15 +125,16 @@ class SanaWorld:
         *,
         device: str = "cpu",
         dtype: torch.dtype | None = None,
-        camera: Camera = FRONT,
+        camera: Camera | None = None,
         opening: Opening | None = None,
         levels: tuple[int, ...] = LEVELS,
         translation_scale: float = 1.0,
     ) -> SanaWorld:
-        """The streaming release in `directory`: `sana_dit/`, `ltx2_causal_vae/`, and Gemma's `text_encoder/`, `tokenizer/`.
+        """The streaming release in `directory`: `sana_dit/`, `ltx2_causal_vae/`, Gemma's `text_encoder/`, `tokenizer/`.
 
         Args:
             dtype: of the weights; None: bf16 on an accelerator, fp32 on a CPU.
+            camera: None: a front camera of the size that the model was trained on.
             opening: None: the reference world with this camera.
 
         Raises:
@@ -140,6 +149,7 @@ class SanaWorld:
         autoencoder = next((directory / name for name in AUTOENCODERS if (directory / name).is_dir()), None)
         if autoencoder is None:
             raise CheckpointError(f"{directory} has no {AUTOENCODERS[0]}/; fetch the release's")
+        camera = camera or front_camera(read_config(release.directory))
         if opening is None:
             from efficientgen.worldsim.reference.world import ReferenceWorld  # loads Panda3D
 
@@ -200,7 +210,7 @@ class SanaWorld:
         return self._sensed(frames, pictures)
 
     def diagnostics(self) -> dict[str, Any]:
-        """Latency per imagined chunk, memory carried, and how far the camera moved between two of the model's pictures."""
+        """Latency per imagined chunk, memory carried, and the camera's longest way between two model pictures."""
         denoise, decode = self._costs.denoise_s, self._costs.decode_s
         chunks = [a + b for a, b in zip(denoise, decode, strict=True)]
         out: dict[str, Any] = {"chunks": len(chunks), "longest_step_m": round(self._costs.longest_step_m, 3)}
@@ -304,6 +314,3 @@ def _no_memory(error: Exception, camera: Camera) -> WorldMemoryError:
         f"no memory for the world model at {camera.width}x{camera.height} ({words}); free the device, take a smaller "
         "camera, or drive --world reference"
     )
-
-
-__all__ = ["FRONT", "ChunkLengthError", "DivergedError", "NotResetError", "SanaWorld", "WorldMemoryError"]
