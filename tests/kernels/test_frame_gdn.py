@@ -71,10 +71,10 @@ def test_chunks_must_add_up():
         frame_gdn(q, k, v, beta, decay, chunks=(2, 2))
 
 
-def _script(name: str, **environment: str) -> list[dict]:
+def _script(name: str, *arguments: str, **environment: str) -> list[dict]:
     """Run a script of this directory in a process of its own: Triton decides at import whether it interprets."""
     script = str(Path(__file__).with_name(name))
-    done = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=300,
+    done = subprocess.run([sys.executable, script, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300,
                           env=os.environ | environment | {"PYTHONPATH": str(ROOT)})  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -86,3 +86,11 @@ def test_kernel_is_the_reference_under_the_interpreter():
     assert {(case["d"], case["t"]) for case in cases} == {(d, t) for d in (64, 112) for t in (1, 2, 3, 4)}
     for case in cases:
         assert max(case["out"], case["numerator"], case["denominator"]) < 2e-5, case
+
+
+def test_kernels_compile_for_a_chip_without_spilling():
+    pytest.importorskip("triton")
+    built = _script("compiled.py", "90")
+    assert {kernel["kernel"] for kernel in built} == {"transitions", "scan_rows", "scan_mass", "read_out"}
+    for kernel in built:
+        assert kernel["spilled"] == 0 and kernel["shared"] <= 99 * 1024, kernel
