@@ -52,7 +52,7 @@ setup(
         "live": ["foxglove-sdk"],
         "sim": ["panda3d", "libsumo", "sumolib", "av", "matplotlib"],
         "qwen": ["tiktoken"],  # reads Qwen's rank file, which `pip install --no-deps dashscope` brings
-        "sana": ["diffusers>=0.42", "transformers"],  # --world sana-wm: autoencoder, text encoder
+        "sana": ["diffusers>=0.42", "transformers"],
         "ros-wheels": ["ros-kilted-rclpy", "ros-kilted-rmw-fastrtps-cpp"],
     },
     entry_points={
