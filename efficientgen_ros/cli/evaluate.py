@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from efficientgen.planning.load import BASELINES, DEFAULT
-from efficientgen_ros.cli import faults, honesty, latency_curve
+from efficientgen_ros.cli import faults, honesty, latency_curve, lossless
 from efficientgen_ros.cli.sweeping import (
     Setting,
     chosen_scenarios,
@@ -29,6 +29,7 @@ app = typer.Typer(help="Score planners.", no_args_is_help=True)
 faults.register(app)
 app.command("honesty")(honesty.honesty_command)
 app.command("latency-curve")(latency_curve.latency_curve_command)
+app.command("lossless")(lossless.lossless_command)
 
 
 @app.callback()
@@ -57,7 +58,7 @@ def closed_loop_command(
     history: Annotated[
         bool, typer.Option("--history/--no-history", help="Let the planner read its ego history.")
     ] = True,
-    decoder: Annotated[str, typer.Option(help="ar or scaffold-spec.")] = "",
+    decoder: Annotated[str, typer.Option(help="Any of planning/decode.py, say ar, ar-jump or scaffold-spec.")] = "",
     rollouts: Annotated[int, typer.Option(min=1, help="Trajectories sampled and averaged per plan; 1: greedy.")] = 1,
     checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = min(2, os.cpu_count() or 1),

@@ -51,5 +51,6 @@ for capability in map(int, sys.argv[1:]):
                 options={"num_warps": warps, "num_stages": stages},
             )  # fmt: skip
             spilled, registers = resources(built.asm["ptx"])
-            print(json.dumps({"kernel": name, "sm": capability, "tile": tile, "warps": warps, "stages": stages,
-                              "shared": built.metadata.shared, "registers": registers, "spilled": spilled}))  # fmt: skip
+            told = {"kernel": name, "sm": capability, "tile": tile, "warps": warps, "stages": stages}
+            told |= {"shared": built.metadata.shared, "registers": registers, "spilled": spilled}
+            print(json.dumps(told))

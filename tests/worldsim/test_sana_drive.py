@@ -18,7 +18,12 @@ from tests.worldsim.test_sana_world import CAMERA, Scene
 
 pytest.importorskip("diffusers")
 from efficientgen.worldsim.sana.world import SanaWorld  # noqa: E402
-from efficientgen_ros.cli.worlds import CamerasMissingError, require_cameras  # noqa: E402
+from efficientgen_ros.cli.worlds import (  # noqa: E402
+    CamerasMissingError,
+    WorldOptionsError,
+    check_options,
+    require_cameras,
+)
 
 
 class Looking(FakePlanner):
@@ -90,15 +95,22 @@ def test_the_command_drives_in_it_and_notes_what_it_cost(directory: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("options", "remedy"),
+    ("name", "folder", "here", "remedy"),
     [
-        (("--world", "sana-wm", "--in-process"), "give --world-dir"),
-        (("--world", "sana-wm", "--world-dir", "x"), "add --in-process"),
-        (("--world-dir", "x", "--in-process"), "add --world sana-wm"),
-        (("--world", "sana-wm", "--world-dir", "no/such/place", "--in-process"), "is no directory"),
+        ("sana-wm", None, True, "give --world-dir"),
+        ("sana-wm", Path("x"), False, "add --in-process"),
+        ("reference", Path("x"), True, "add --world sana-wm"),
     ],
 )
-def test_options_that_do_not_go_together_are_told_with_the_remedy(options: tuple[str, ...], remedy: str):
+def test_options_that_do_not_go_together_are_told_with_the_remedy(name, folder, here, remedy):
+    with pytest.raises(WorldOptionsError, match=remedy):
+        check_options(name, folder, here)
+    check_options("reference", None, False)
+    check_options("sana-wm", Path("x"), True)
+
+
+def test_a_missing_directory_is_one_line(tmp_path: Path):
     pytest.importorskip("libsumo")
-    done = command("drive", "maple_red", "--planner", "constant-velocity", *options)
-    assert done.returncode == 2 and remedy in " ".join(done.stderr.split()) and "Traceback" not in done.stderr
+    where = ("--world", "sana-wm", "--world-dir", str(tmp_path / "nowhere"), "--in-process")
+    done = command("drive", "maple_red", "--planner", "constant-velocity", *where)
+    assert done.returncode == 2 and "is no directory" in done.stderr and "Traceback" not in done.stderr
