@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, product
 from typing import Any
 
@@ -136,6 +137,12 @@ def _followed(frames: int, chunks: tuple[int, ...]) -> list[bool]:
     return [t not in ends for t in range(frames)]
 
 
+@lru_cache(maxsize=64)
+def _edges(frames: int, chunks: tuple[int, ...], device: torch.device) -> Tensor:
+    """`_followed` as ones and zeros on the device, kept so that a captured graph copies nothing from the host."""
+    return torch.tensor(_followed(frames, chunks), dtype=torch.float32, device=device)
+
+
 def frame_gdn_triton(
     q: Tensor,
     k: Tensor,
@@ -151,7 +158,7 @@ def frame_gdn_triton(
     b, t, s, h, d = q.shape
     q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
     decay = decay.float().contiguous()
-    inner = torch.tensor(_followed(t, chunks), dtype=torch.float32, device=q.device)
+    inner = _edges(t, chunks, q.device)
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=torch.float32, device=q.device)

@@ -38,11 +38,11 @@ class TemporalConv(nn.Module):
         frames, reach = x.shape[1], taps.shape[1] - 1
         nothing = torch.zeros_like(x[:, :1]).expand(-1, reach, -1, -1)
         padded = torch.cat([nothing if before is None else before, x, nothing], 1)
-        chunk = torch.repeat_interleave(torch.arange(len(chunks)), torch.tensor(chunks))
         out = x * taps[:, 0]
         for j in range(1, reach + 1):
             past, future = padded[:, reach - j : reach - j + frames], padded[:, reach + j : reach + j + frames]
             if len(chunks) > 1:
+                chunk = torch.repeat_interleave(torch.arange(len(chunks)), torch.tensor(chunks))
                 same = F.pad((chunk[j:] == chunk[:-j]).to(x), (0, min(j, frames)))[:frames, None, None].to(x.device)
                 future = future * same
                 past = past if across else past * same.roll(j, 0)
@@ -74,19 +74,19 @@ class DualBranchAttention(nn.Module):
                 nn.init.ones_(conv.weight[:, :, -1])
 
     def forward(
-        self, x: Tensor, where: Positions, chunks: tuple[int, ...], stream: StreamState | None, index: int
-    ) -> tuple[Tensor, RecurrentState | WindowState]:
-        """(B, T, S, C) to the same, and this block's state after the last frame; `index`: which block this is."""
+        self, x: Tensor, where: Positions, chunks: tuple[int, ...], stream: StreamState | None, index: int, save: bool
+    ) -> tuple[Tensor, RecurrentState | WindowState | None]:
+        """(B, T, S, C) to the same, and where `save` the state of this block, the `index`-th, after the last frame."""
         carried = None if stream is None else stream.blocks[index].attention
         main = tuple(self.qkv(x).chunk(3, -1))
         camera = (self.q_proj_cam(x), self.k_proj_cam(x), self.v_proj_cam(x))
-        state: RecurrentState | WindowState
+        state: RecurrentState | WindowState | None
         if self.recurs:
             assert carried is None or isinstance(carried, RecurrentState)
-            out, seen, state = self._recur(x, main, camera, where, chunks, carried)
+            out, seen, state = self._recur(x, main, camera, where, chunks, carried, save)
         else:
             assert carried is None or isinstance(carried, WindowState)
-            out, seen, state = self._attend(main, camera, where, chunks, carried, stream)
+            out, seen, state = self._attend(main, camera, where, chunks, carried, stream, save)
         seen = transform(seen.to(x.dtype), where.ray_from_world, where.camera, back=True)
         out = out.to(x.dtype).flatten(3) + self.out_proj_cam(seen.flatten(3))
         return self.proj((out * F.silu(self.output_gate(x).float())).to(x.dtype)), state
@@ -96,8 +96,8 @@ class DualBranchAttention(nn.Module):
 
     def _recur(
         self, x: Tensor, main: tuple[Tensor, ...], camera: tuple[Tensor, ...], where: Positions,
-        chunks: tuple[int, ...], carried: RecurrentState | None,
-    ) -> tuple[Tensor, Tensor, RecurrentState]:  # fmt: skip
+        chunks: tuple[int, ...], carried: RecurrentState | None, save: bool,
+    ) -> tuple[Tensor, Tensor, RecurrentState | None]:  # fmt: skip
         """Gated delta rule, fp32 (B, T, S, H, D) of both branches.  The camera keys' convolution carries no state."""
         beta = self.beta_proj(x).sigmoid()  # (B, T, S, H)
         gate = self.gate_proj(x.mean(2)).float()
@@ -122,7 +122,7 @@ class DualBranchAttention(nn.Module):
             q, k, v, beta / inflation.clamp_min(1.0), decay,
             state=None if carried is None else carried.camera, chunks=chunks,
         )  # fmt: skip
-        return out, seen, RecurrentState(after, after_seen, self._last_keys(raw, carried))
+        return out, seen, RecurrentState(after, after_seen, self._last_keys(raw, carried)) if save else None
 
     def _last_keys(self, raw: Tensor, carried: RecurrentState | None) -> Tensor:
         reach = self.conv_k.weight.shape[-1] - 1
@@ -141,8 +141,8 @@ class DualBranchAttention(nn.Module):
 
     def _attend(
         self, main: tuple[Tensor, ...], camera: tuple[Tensor, ...], where: Positions, chunks: tuple[int, ...],
-        carried: WindowState | None, stream: StreamState | None,
-    ) -> tuple[Tensor, Tensor, WindowState]:  # fmt: skip
+        carried: WindowState | None, stream: StreamState | None, save: bool,
+    ) -> tuple[Tensor, Tensor, WindowState | None]:  # fmt: skip
         """Softmax attention (B, T, S, H, D) of both branches over the remembered frames and the chunk's own."""
         q, k, v = main
         q, k = self._heads(self.q_norm(q)), self._heads(self.k_norm(k))
@@ -162,12 +162,10 @@ class DualBranchAttention(nn.Module):
         out = _softmax(q, held[0], held[1], mask, dim)
         padded = dim if dim in FLASH_DIMS or dim > 256 else 128 if dim < 128 else 256
         seen = _softmax(q_cam, held[2], held[3], mask, padded)
-        frames = q.shape[1] + (0 if stream is None else stream.frames)
+        if not save:
+            return out, seen, None
         sink = (chunks[0] if self.sink_token else 0) if stream is None else stream.sink
-        kept = remembered(frames, frames, sink, self.window)
-        first = frames - held[0].shape[1]  # of the frames between sink and window, so many are gone already
-        at = [f if f < sink else f - first for f in kept]
-        return out, seen, WindowState(*(x[:, at] for x in held))
+        return out, seen, WindowState(*(remembered(x, sink, self.window) for x in held))
 
 
 def _softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dim: int) -> Tensor:

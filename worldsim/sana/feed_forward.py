@@ -58,7 +58,7 @@ class FeedForward(nn.Module):
             inner[last] = 0.0
             later = later * inner
         taps = self.t_conv.weight[..., 0].permute(0, 2, 1).flatten(1)  # (C, 3 C)
-        return y + F.linear(torch.cat([earlier, y, later], -1), taps), y[:, -1:].clone()
+        return y + F.linear(torch.cat([earlier, y, later], -1), taps), y[:, -1:]
 
     def _space(self, images: Tensor) -> Tensor:
         value, gate = self.depth_conv(F.silu(self.inverted_conv(images))).chunk(2, 1)

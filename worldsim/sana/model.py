@@ -61,18 +61,25 @@ class SanaTransformer(nn.Module):
             t: (B, T) noise levels, 0 clean to 1000 noise; truncated to integers, as the release was trained.
             chunks: lengths that add up to T; (): one chunk, every frame sees every other.
         """
-        return self._run(x, t, text, rays, chunks or (x.shape[2],), None)[0]
+        return self._run(x, t, text, rays, chunks or (x.shape[2],), None, save=False)[0]
 
     def forward_chunk(
         self, x: Tensor, t: Tensor, text: Text, rays: Rays, state: StreamState | None, save: bool
     ) -> tuple[Tensor, StreamState | None]:
         """The same for the chunk after `state` (None: the first), and the state after it where `save`, else `state`."""
-        out, after = self._run(x, t, text, rays, (x.shape[2],), state)
-        return out, after if save else state
+        out, after = self._run(x, t, text, rays, (x.shape[2],), state, save)
+        return out, after or state
 
     def _run(
-        self, x: Tensor, t: Tensor, text: Text, rays: Rays, chunks: tuple[int, ...], state: StreamState | None
-    ) -> tuple[Tensor, StreamState]:
+        self,
+        x: Tensor,
+        t: Tensor,
+        text: Text,
+        rays: Rays,
+        chunks: tuple[int, ...],
+        state: StreamState | None,
+        save: bool,
+    ) -> tuple[Tensor, StreamState | None]:
         config, dtype, grid = self.config, self.x_embedder.proj.weight.dtype, (x.shape[3], x.shape[4])
         seen = 0 if state is None else state.frames
         where = positions(rays, seen, grid, config.linear_head_dim, config.rope_theta)
@@ -83,9 +90,11 @@ class SanaTransformer(nn.Module):
         y = self.attention_y_norm(self.y_embedder(text.hidden.to(dtype)))
         blocks = []
         for index, block in enumerate(self.blocks):
-            tokens, after = block(tokens, plucker, y, text.mask, modulation, where, grid, chunks, state, index)
+            tokens, after = block(tokens, plucker, y, text.mask, modulation, where, grid, chunks, state, index, save)
             blocks.append(after)
         out = self.final_layer(tokens, level).permute(0, 3, 1, 2).unflatten(3, grid)
+        if not save:
+            return out, None
         sink = (chunks[0] if config.sink_token else 0) if state is None else state.sink
         return out, StreamState(tuple(blocks), seen + x.shape[2], sink)
 
@@ -102,17 +111,17 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, plucker: Tensor, y: Tensor, mask: Tensor, modulation: Tensor, where: Positions,
-        grid: tuple[int, int], chunks: tuple[int, ...], state: StreamState | None, index: int,
-    ) -> tuple[Tensor, BlockState]:  # fmt: skip
-        """Tokens (B, T, S, C) to tokens, and this block's state after them."""
+        grid: tuple[int, int], chunks: tuple[int, ...], state: StreamState | None, index: int, save: bool,
+    ) -> tuple[Tensor, BlockState | None]:  # fmt: skip
+        """Tokens (B, T, S, C) to tokens, and where `save` this block's state after them."""
         shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.scale_shift_table[:, None] + modulation).unbind(2)
-        out, attention = self.attn(_norm(x) * (1 + scale) + shift, where, chunks, state, index)
+        out, attention = self.attn(_norm(x) * (1 + scale) + shift, where, chunks, state, index, save)
         x = x + gate * out
         x = x + self.plucker_proj(plucker)
         x = x + self.cross_attn(x, y, mask)
         tail = None if state is None else state.blocks[index].tail
         out, tail = self.mlp(_norm(x) * (1 + scale_ffn) + shift_ffn, grid, chunks, tail)
-        return x + gate_ffn * out, BlockState(attention, tail)
+        return x + gate_ffn * out, None if attention is None else BlockState(attention, tail.clone())
 
 
 class CrossAttention(nn.Module):

@@ -34,11 +34,12 @@ def positions(rays: Rays, first_frame: int, grid: tuple[int, int], head_dim: int
     transform = rays.ray_from_world
     frames, device = transform.shape[1], transform.device
     full, half = _shares(head_dim), _shares(head_dim // 2)
-    places = (torch.arange(first_frame, first_frame + frames), torch.arange(grid[0]), torch.arange(grid[1]))
+    spans = ((first_frame, first_frame + frames), (0, grid[0]), (0, grid[1]))
+    places = [torch.arange(*span, device=device) for span in spans]
     angles = []
     for axis, place in enumerate(places):
         width = 2 * full[axis]
-        frequency = 1.0 / theta ** (torch.arange(0, width, 2)[: full[axis]].float() / width)
+        frequency = 1.0 / theta ** (torch.arange(0, width, 2, device=device).float() / width)
         angle = place.float()[:, None] * frequency  # (positions, pairs)
         shape = [1, 1, 1, full[axis]]
         shape[axis] = len(place)
@@ -46,7 +47,7 @@ def positions(rays: Rays, first_frame: int, grid: tuple[int, int], head_dim: int
 
     def rotation(shares: tuple[int, int, int]) -> Tensor:
         angle = torch.cat([a[..., :n] for a, n in zip(angles, shares, strict=True)], -1)
-        return torch.polar(torch.ones_like(angle), angle).flatten(1, 2)[:, :, None].to(device)  # (T, S, 1, pairs)
+        return torch.polar(torch.ones_like(angle), angle).flatten(1, 2)[:, :, None]  # (T, S, 1, pairs)
 
     return Positions(rotation(full), rotation(half), transform, rigid_inverse(transform))
 

@@ -57,9 +57,11 @@ class StreamState:
         return _bytes(self)
 
 
-def remembered(frames: int, start: int, sink: int, window: int) -> list[int]:
-    """Frames before `start` that a chunk beginning there sees, as a mask in words: the sink and the last `window`."""
-    return [f for f in range(min(frames, start)) if f < sink or f >= start - window]
+def remembered(x: Tensor, sink: int, window: int) -> Tensor:
+    """The frames of (B, F, ...) that the next chunk sees: the sink, which comes first, and the last `window`."""
+    if x.shape[1] <= sink + window:
+        return x
+    return torch.cat([x[:, :sink], x[:, x.shape[1] - window :]], 1)
 
 
 def visible(chunks: tuple[int, ...], sink_token: bool, window: int, device: torch.device) -> Tensor:
@@ -70,8 +72,8 @@ def visible(chunks: tuple[int, ...], sink_token: bool, window: int, device: torc
     start = 0
     for n in chunks:
         rows = out[start : start + n]
-        rows[:, remembered(frames, start, sink, window)] = True
-        rows[:, start : start + n] = True
+        rows[:, : min(sink, start)] = True
+        rows[:, max(0, start - window) : start + n] = True
         start += n
     return out.to(device)
 
