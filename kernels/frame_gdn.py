@@ -71,8 +71,9 @@ def frame_gdn(
     Returns:
         Attention output (B, T, S, H, D) in the state's dtype (fp32, or fp64 for fp64 input), and the state after T.
     """
-    on_gpu = q.is_cuda and triton is not None and not (torch.is_grad_enabled() and (k.requires_grad or v.requires_grad))
-    rule = frame_gdn_triton if on_gpu else frame_gdn_reference
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, beta, decay))
+    kernel = q.is_cuda and triton is not None and q.dtype != torch.float64 and not learns
+    rule = frame_gdn_triton if kernel else frame_gdn_reference
     return rule(q, k, v, beta, decay, mass=mass, state=state, chunks=chunks)
 
 

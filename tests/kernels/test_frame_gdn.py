@@ -83,7 +83,7 @@ def _script(name: str, *arguments: str, **environment: str) -> list[dict]:
 def test_kernel_is_the_reference_under_the_interpreter():
     pytest.importorskip("triton")
     cases = _script("interpreted.py", TRITON_INTERPRET="1")
-    assert {(case["d"], case["t"]) for case in cases} == {(d, t) for d in (64, 112) for t in (1, 2, 3, 4)}
+    assert {(case["d"], case["t"]) for case in cases} == {(64, 1), (64, 4), (112, 2), (112, 3)}
     for case in cases:
         assert max(case["out"], case["numerator"], case["denominator"]) < 2e-5, case
 

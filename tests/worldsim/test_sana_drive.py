@@ -17,11 +17,13 @@ from tests.worldsim.sana_files import write_release
 from tests.worldsim.test_sana_world import CAMERA, Scene
 
 pytest.importorskip("diffusers")
+from efficientgen.worldsim.sana.checkpoint import MissingWorldError  # noqa: E402
 from efficientgen.worldsim.sana.world import SanaWorld  # noqa: E402
 from efficientgen_ros.cli.worlds import (  # noqa: E402
     CamerasMissingError,
     WorldOptionsError,
     check_options,
+    make_world,
     require_cameras,
 )
 
@@ -109,8 +111,8 @@ def test_options_that_do_not_go_together_are_told_with_the_remedy(name, folder, 
     check_options("sana-wm", Path("x"), True)
 
 
-def test_a_missing_directory_is_one_line(tmp_path: Path):
-    pytest.importorskip("libsumo")
-    where = ("--world", "sana-wm", "--world-dir", str(tmp_path / "nowhere"), "--in-process")
-    done = command("drive", "maple_red", "--planner", "constant-velocity", *where)
-    assert done.returncode == 2 and "is no directory" in done.stderr and "Traceback" not in done.stderr
+def test_a_missing_directory_and_a_device_that_is_none_are_told(directory: Path, tmp_path: Path):
+    with pytest.raises(MissingWorldError, match="is no directory"):
+        make_world("sana-wm", tmp_path / "nowhere", "cpu")
+    with pytest.raises(WorldOptionsError, match="abacus cannot be used here"):
+        make_world("sana-wm", directory, "abacus")

@@ -94,6 +94,22 @@ def test_state_keeps_its_size_over_500_chunks():
 
 
 @torch.inference_mode()
+def test_half_precision_streams_stay_near_full_precision():
+    """bf16 weights and activations, as released; the recurrences stay fp32."""
+    exact, half = tiny(9), tiny(9, dtype=torch.bfloat16)
+    x, t, text, rays = clip(4, 9)
+    states: list = [None, None]
+    for cut in (slice(0, 2), slice(2, 4)):
+        outs = []
+        for i, model in enumerate((exact, half)):
+            out, states[i] = model.forward_chunk(x[:, :, cut], t[:, cut], text, rays[cut], states[i], save=True)
+            outs.append(out.float())
+        assert (outs[0] - outs[1]).norm() < 0.05 * outs[0].norm()
+    first = states[1].blocks[0]
+    assert first.attention.main.numerator.dtype == torch.float32 and first.tail.dtype == torch.bfloat16
+
+
+@torch.inference_mode()
 def test_without_saving_the_state_stays():
     model = tiny(4)
     x, t, text, rays = clip(3, 4)
