@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from efficientgen.kernels.shards import CheckpointError
 from efficientgen.worldsim.sana.checkpoint import Variant, find_release, load_transformer
+from efficientgen.worldsim.sana.config import read_levels
 from efficientgen.worldsim.sana.model import SanaTransformer
 from tests.worldsim.sana_files import write_transformer
 from tests.worldsim.sana_models import stock, tiny
@@ -105,3 +106,14 @@ def test_damage_is_told(tmp_path: Path, capsys):
     for text, words in bad.items():
         config.write_text(text)
         refused(tmp_path, words)
+
+
+def test_noise_levels_come_with_the_weights(tmp_path: Path):
+    path = tmp_path / "config.json"
+    assert read_levels(tmp_path, (1000, 500)) == (1000, 500)
+    path.write_text('{"denoising_step_list": [1000, 967, 908, 764, 0]}')
+    assert read_levels(tmp_path, (1000, 500)) == (1000, 967, 908, 764)
+    for listed in ("[500, 1000]", "[1000.5]", "[2000, 10]", "[]", "7"):
+        path.write_text(f'{{"denoising_step_list": {listed}}}')
+        with pytest.raises(CheckpointError, match="falling whole levels"):
+            read_levels(tmp_path, (1000, 500))

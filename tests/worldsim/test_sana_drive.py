@@ -1,12 +1,10 @@
 """A closed loop in the imagined world: the runner with a planner that looks, and the command with its report."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from efficientgen.eval.runner import drive
 from efficientgen.perception.rig import NANO_RIG
@@ -19,6 +17,7 @@ from tests.worldsim.test_sana_world import CAMERA, Scene
 pytest.importorskip("diffusers")
 from efficientgen.worldsim.sana.checkpoint import MissingWorldError  # noqa: E402
 from efficientgen.worldsim.sana.world import SanaWorld  # noqa: E402
+from efficientgen_ros.cli import app  # noqa: E402
 from efficientgen_ros.cli.worlds import (  # noqa: E402
     CamerasMissingError,
     WorldOptionsError,
@@ -77,19 +76,14 @@ SHORT = (
 )
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "efficientgen_ros.cli", *arguments], capture_output=True, text=True,
-                          timeout=240, env=os.environ | {"COLUMNS": "300"})  # fmt: skip
-
-
 def test_the_command_drives_in_it_and_notes_what_it_cost(directory: Path, tmp_path: Path):
     pytest.importorskip("libsumo")
     pytest.importorskip("panda3d")
     (tmp_path / "short.yaml").write_text(SHORT)
-    where = ("--world", "sana-wm", "--world-dir", str(directory), "--world-device", "cpu", "--in-process")
-    done = command("drive", str(tmp_path / "short.yaml"), "--planner", "constant-velocity", "--no-baselines", *where,
-                   "--runs", str(tmp_path / "runs"), "--json")  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    where = ["--world", "sana-wm", "--world-dir", str(directory), "--world-device", "cpu", "--in-process"]
+    what = ["drive", str(tmp_path / "short.yaml"), "--planner", "constant-velocity", "--no-baselines", "--json"]
+    done = CliRunner().invoke(app, [*what, *where, "--runs", str(tmp_path / "runs")], catch_exceptions=False)
+    assert done.exit_code == 0
     assert "<video" in Path(json.loads(done.stdout)["report"]).read_text()
     (notes,) = (tmp_path / "runs").rglob("log*.json")
     text = notes.read_text()

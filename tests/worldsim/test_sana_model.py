@@ -44,6 +44,16 @@ def test_one_chunk_is_diffusers_class(frames: int, exact_softmax):
 
 
 @torch.inference_mode()
+def test_one_chunk_is_diffusers_class_with_heads_of_the_released_width(exact_softmax):
+    """112 channels a head: other shares of the rotary axes, and camera heads that the release pads to 128."""
+    pytest.importorskip("diffusers")
+    model = tiny(11, hidden_size=224, linear_head_dim=112, num_attention_heads=2, num_layers=2, mlp_ratio=0.5)
+    x, t, text, rays = clip(3, 11)
+    theirs = in_stock(model, x, t, text, c2w(17, 11))
+    assert (model(x, t, text, rays) - theirs).abs().max() <= 1e-5 * theirs.abs().max().clamp_min(1.0)
+
+
+@torch.inference_mode()
 def test_one_chunk_is_diffusers_class_as_it_comes():
     """With the bf16 casts that diffusers makes around softmax."""
     pytest.importorskip("diffusers")

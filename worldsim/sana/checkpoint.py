@@ -11,7 +11,6 @@ beside the weights gives the sizes; the original releases have none and are of t
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from efficientgen.kernels.shards import CheckpointError, reader, some, stored_tensors
-from efficientgen.worldsim.sana.config import SanaConfig, read_config
+from efficientgen.worldsim.sana.config import SanaConfig, read_config, read_json
 from efficientgen.worldsim.sana.model import SanaTransformer
 
 Variant = Literal["bidirectional", "chunk-causal", "streaming"]
@@ -70,8 +69,8 @@ def find_release(directory: str | Path) -> Release:
         return Release("chunk-causal" if "chunk_causal" in path.name else "bidirectional", path.parent, path.name)
     transformer = directory / "transformer"
     if (transformer / "config.json").exists():
-        streams = _streams(transformer / "config.json")
-        return Release("streaming" if streams else "bidirectional", transformer, DIFFUSERS)
+        streams = read_json(transformer / "config.json").get("streaming")
+        return Release("streaming" if streams is True else "bidirectional", transformer, DIFFUSERS)
     there = sorted(p.name for p in directory.iterdir())
     raise WrongVariantError(
         f"{directory} holds no SANA-WM transformer ({STUDENT}/{PICKLE}, dit/*.safetensors or transformer/), only "
@@ -169,11 +168,3 @@ def _check(release: Release, expected: dict[str, tuple[int, ...]], held: dict[st
             f"{where}: {name} is {held[name]}, the config says {expected[name]}; put the config.json of these weights "
             f"into {release.directory}"
         )
-
-
-def _streams(path: Path) -> bool:
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}; fetch it again") from error
-    return isinstance(data, dict) and data.get("streaming") is True

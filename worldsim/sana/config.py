@@ -59,15 +59,41 @@ def read_config(directory: Path) -> SanaConfig:
         CheckpointError: it is not JSON, a size is absurd, or it asks for what we do not compute.
     """
     path = directory / "config.json"
+    return config_from_json(read_json(path), path)
+
+
+def read_levels(directory: Path, default: tuple[int, ...]) -> tuple[int, ...]:
+    """The noise levels that the weights were distilled for: `denoising_step_list` of `config.json`, its end 0 left out.
+
+    Raises:
+        CheckpointError: it is no falling list of levels from 1000 down.
+    """
+    path = directory / "config.json"
+    listed = read_json(path).get("denoising_step_list", list(default))
+    whole = isinstance(listed, list) and all(type(level) is int for level in listed)
+    levels = tuple(level for level in listed if level) if whole else ()
+    if not levels or sorted(set(levels), reverse=True) != list(levels) or not 0 < levels[-1] <= levels[0] <= 1000:
+        raise CheckpointError(
+            f"{path}: denoising_step_list is {listed!r}, falling whole levels below 1000 were expected"
+        )
+    return levels
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file; {} where there is none.
+
+    Raises:
+        CheckpointError: it is not JSON or not an object.
+    """
     if not path.exists():
-        return SanaConfig()
+        return {}
     try:
         data: Any = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}; fetch it again") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not an object; fetch it again")
-    return config_from_json(data, path)
+    return data
 
 
 def config_from_json(data: dict[str, Any], path: Path) -> SanaConfig:

@@ -27,7 +27,7 @@ from efficientgen.perception.types import U8, CameraFrame, OracleFrame, SensorFr
 from efficientgen.worldsim.reference.weather import WEATHERS, weather_named
 from efficientgen.worldsim.sana.camera import rigid_inverse, token_rays
 from efficientgen.worldsim.sana.checkpoint import find_release, load_transformer, require
-from efficientgen.worldsim.sana.config import SanaConfig, read_config
+from efficientgen.worldsim.sana.config import SanaConfig, read_config, read_levels
 from efficientgen.worldsim.sana.model import SanaTransformer, Text
 from efficientgen.worldsim.sana.pictures import Decoder, encode, load_autoencoder, strides
 from efficientgen.worldsim.sana.poses import between, camera_to_map, require_motion
@@ -127,7 +127,7 @@ class SanaWorld:
         dtype: torch.dtype | None = None,
         camera: Camera | None = None,
         opening: Opening | None = None,
-        levels: tuple[int, ...] = LEVELS,
+        levels: tuple[int, ...] | None = None,
         translation_scale: float = 1.0,
     ) -> SanaWorld:
         """The streaming release in `directory`: `sana_dit/`, `ltx2_causal_vae/`, Gemma's `text_encoder/`, `tokenizer/`.
@@ -136,6 +136,7 @@ class SanaWorld:
             dtype: of the weights; None: bf16 on an accelerator, fp32 on a CPU.
             camera: None: a front camera of the size that the model was trained on.
             opening: None: the reference world with this camera.
+            levels: None: those that the weights were distilled for.
 
         Raises:
             MissingWorldError, WrongVariantError: nothing, or another variant, is there.
@@ -163,7 +164,7 @@ class SanaWorld:
                 {weather: encoded[prompt] for weather, prompt in prompts.items()},
                 opening,
                 camera,
-                levels=levels,
+                levels=levels or read_levels(release.directory, LEVELS),
                 translation_scale=translation_scale,
             )
         except torch.OutOfMemoryError as error:
