@@ -280,6 +280,7 @@ if triton is not None:
             state = tl.dot(state, keep, input_precision="tf32x3") + write
             tl.store(states_ptr + at + mine, state, mask=inside)
         tl.store(last_ptr + carried + mine, state, mask=inside)
+        tl.debug_barrier()  # other threads of this program may have stored what is loaded next
         later = tl.zeros((BR, BD), tl.float32)
         for i in range(0, T - 1):
             t = T - 2 - i
@@ -309,6 +310,7 @@ if triton is not None:
             state = tl.sum(keep * state[None, :], 1) + tl.load(write_ptr + at * D + rows, mask=mine, other=0.0)
             tl.store(states_ptr + at * D + rows, state, mask=mine)
         tl.store(last_ptr + tl.program_id(0) * D + rows, state, mask=mine)
+        tl.debug_barrier()
         later = tl.zeros((BD,), tl.float32)
         for i in range(0, T - 1):
             t = T - 2 - i
