@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from efficientgen_ros.cli import bench, data, drive, evaluate, export, listing, runs, score, train
+from efficientgen_ros.cli import bench, compare, data, drive, evaluate, export, listing, runs, score, sweep, train
 
 app = typer.Typer(
     help="Drive cars with block-diffusion vision-language-action planners, in closed loop, over ROS 2.",
@@ -21,6 +21,9 @@ app.add_typer(score.app, name="score")
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
+app.command("sweep")(sweep.sweep_command)
+app.command("compare")(compare.compare_command)
+app.command("leaderboard")(compare.leaderboard_command)
 app.add_typer(export.app, name="export")
 app.command("runs")(runs.runs_command)
 app.command("models")(listing.models_command)
