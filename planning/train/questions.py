@@ -1,0 +1,265 @@
+"""Teach a driving model to answer questions: an adapter trained on what the oracle knows (nano-dvlm).
+
+The base's vision tower up to its last blocks is frozen, so what it says of every picture is computed once and kept as
+float16; only the low-rank branches and the new words are trained.  Each row asks several questions about one scene.
+Answers are balanced within their question type by how often each is asked.  With `blind`, the same training sees zeros
+in place of the pictures: the control that tells what questions and route command give away.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from efficientgen.perception.patches import grid_of, patchify
+from efficientgen.perception.types import Command
+from efficientgen.perception.vision import Grid
+from efficientgen.planning.adapter import AdapterConfig, grow_vocabulary, save_adapter, sha256_of
+from efficientgen.planning.checkpoint import load_model
+from efficientgen.planning.load import WEIGHTS, model_directory
+from efficientgen.planning.model import VisionLanguageModel, position_ids
+from efficientgen.planning.question_prompt import nano_question, nano_scene, question_vocabulary
+from efficientgen.planning.tokenizer import IM_END, MASK, Tokenizer
+from efficientgen.planning.train.low_rank import attach, collect
+from efficientgen.planning.train.question_rows import Phrases, assemble, losses, right
+
+SCHEMA = "nano-question"
+FRONT = slice(1, 2)  # of the cameras FRONT_LEFT, FRONT, FRONT_RIGHT
+
+
+class QuestionSetError(ValueError):
+    """A question set that is empty or inconsistent."""
+
+
+@dataclass(frozen=True)
+class QuestionTraining:
+    """One run.  A step is `batch` scenes with `questions` questions each."""
+
+    steps: int = 2000
+    batch: int = 16
+    questions: int = 8
+    peak_lr: float = 2e-3
+    warmup: float = 0.04
+    weight_decay: float = 0.01
+    rank: int = 16
+    scale: float = 1.0
+    vision_blocks: int = 1  # how many of the last ones learn, too
+    draft: int = 8  # tokens of a draft block
+    draft_weight: float = 0.4
+    ar_fraction: float = 0.35  # share of the steps, at the start, without drafts
+    front_only: float = 0.15  # share of the steps that show the front camera alone
+    ema: float = 0.995
+    blind: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Types:
+    """The question types of a set: per type its wordings, the last one never taught, its answers, and what it needs."""
+
+    names: tuple[str, ...]
+    wordings: tuple[tuple[str, ...], ...]
+    answers: tuple[tuple[str, ...], ...]
+    sides: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """N moments of one half: stem states (N, C, patches, hidden) float16, command (N,), true answers (N, T), drives."""
+
+    states: Tensor
+    command: Tensor
+    answers: Tensor
+    drives: tuple[str, ...]
+    size: tuple[int, int]  # picture height and width, px
+
+    def __len__(self) -> int:
+        return len(self.command)
+
+
+def load_types(directory: Path) -> Types:
+    """The types that `data questions` wrote down.
+
+    Raises:
+        QuestionSetError: there is no set in `directory`.
+    """
+    path = directory / "questions.json"
+    if not path.exists():
+        raise QuestionSetError(f"{directory} holds no question set; make one with `efficientgen data questions`")
+    rows = json.loads(path.read_text())["questions"]
+    wordings, answers = (tuple(tuple(r[key]) for r in rows) for key in ("wordings", "answers"))
+    return Types(tuple(r["name"] for r in rows), wordings, answers, tuple(bool(r["sides"]) for r in rows))
+
+
+@torch.no_grad()
+def load_scenes(directory: Path, split: str, model: VisionLanguageModel, stem: int, batch: int = 16) -> Scenes:
+    """One half of a set, with what `model`'s first `stem` vision blocks say of its pictures.
+
+    Raises:
+        QuestionSetError: the half is empty.
+    """
+    shards = sorted(p.name.removesuffix(".answers.npy") for p in (directory / split).glob("*.answers.npy"))
+    if not shards:
+        raise QuestionSetError(f"{directory / split} is empty; make it with `efficientgen data questions`")
+    columns: dict[str, list[Any]] = {"states": [], "command": [], "answers": [], "drive": []}
+    size = (0, 0)
+    for shard in shards:
+        pictures = np.load(directory / split / f"{shard}.pictures.npy", mmap_mode="r")  # (N, 2, 3, H, W, 3)
+        size = pictures.shape[3:5]
+        grids = (grid_of(*size),) * pictures.shape[2]
+        for i in range(0, len(pictures), batch):
+            pairs = torch.from_numpy(np.array(pictures[i : i + batch])).transpose(1, 2)
+            patches = patchify(pairs.flatten(0, 1)).unflatten(0, (len(pairs), -1)).flatten(1, 2)
+            states = model.model.visual.begin(patches, grids, stem)
+            columns["states"].append(states.unflatten(1, (len(grids), -1)).half())
+        for name in ("command", "answers", "drive"):
+            columns[name].append(np.load(directory / split / f"{shard}.{name}.npy"))
+    command, answers = (torch.from_numpy(np.concatenate(columns[k])).long() for k in ("command", "answers"))
+    drives = tuple(str(d) for d in np.concatenate(columns["drive"]))
+    return Scenes(torch.cat(columns["states"]), command, answers, drives, size)
+
+
+class Teacher:
+    """Base model with branches, vocabulary and phrases; `train` teaches it, `grade` examines it."""
+
+    def __init__(self, types: Types, config: QuestionTraining, base: str = "nano-ddrive"):
+        self.types, self.config, self.base = types, config, base
+        directory = model_directory(base)
+        self.sha256 = sha256_of(directory / WEIGHTS)
+        known = Tokenizer.load(directory)
+        flat = [w for wordings in types.wordings for w in wordings]
+        said = [a for answers in types.answers for a in answers]
+        self.tokenizer = question_vocabulary(known, flat, said)
+        self.model = load_model(directory)
+        self.stem = len(self.model.model.visual.blocks) - config.vision_blocks
+        grow_vocabulary(self.model, self.tokenizer.vocab_size)
+        self.rows = [self.tokenizer.id_of(IM_END), *range(known.vocab_size, self.tokenizer.vocab_size)]
+        self.generator = torch.Generator().manual_seed(config.seed)
+        trained = attach(self.model, config.rank, config.scale, config.vision_blocks, self.rows, self.generator)
+        self.parameters = trained
+        self.phrases = Phrases.of(
+            [nano_question(self.tokenizer, w) for w in flat], [self.tokenizer.encode(a + IM_END) for a in said]
+        )
+        self.first_wording = np.cumsum([0, *(len(w) for w in types.wordings)])[:-1]
+        self.first_answer = torch.from_numpy(np.cumsum([0, *(len(a) for a in types.answers)])[:-1])
+        self.taught = torch.tensor([len(w) - 1 for w in types.wordings])
+        self.mask_id = self.tokenizer.id_of(MASK)
+
+    def see(self, scenes: Scenes, rows: Tensor, front_only: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Scene ids (B, P), positions (3, P) and vision tokens (B, V, hidden) of some moments."""
+        grid = grid_of(*scenes.size)
+        states = scenes.states[rows][:, FRONT if front_only else slice(None)]
+        grids: tuple[Grid, ...] = (grid,) * states.shape[1]
+        per_image = grid[1] * grid[2] // 4
+        ids = torch.tensor([nano_scene(self.tokenizer, [per_image] * len(grids), c) for c in Command])
+        positions = position_ids(ids[0].tolist(), grids, self.model.config)
+        if self.config.blind:
+            vision = torch.zeros(len(rows), len(grids) * per_image, self.model.config.text.hidden_size)
+        else:
+            vision = self.model.model.visual.finish(states.flatten(1, 2).float(), grids, self.stem)
+        return ids[scenes.command[rows]], positions, vision
+
+    def train(self, scenes: Scenes, log: Callable[[dict[str, Any]], None]) -> None:
+        """Run all steps; the averaged weights stay in the model."""
+        config = self.config
+        optimiser = torch.optim.AdamW(self.parameters, config.peak_lr, (0.9, 0.98), weight_decay=config.weight_decay)
+        average = [p.detach().clone() for p in self.parameters]
+        weight = self._balance(scenes)  # (N, T)
+        window: list[tuple[float, float]] = []
+        began = time.perf_counter()
+        for step in range(config.steps):
+            rate = config.peak_lr * _schedule(step / config.steps, config.warmup)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            front_only = bool(torch.rand((), generator=self.generator) < config.front_only)
+            rows = torch.multinomial(weight.sum(1), config.batch, generator=self.generator)
+            types, asked = self._ask(weight[rows], scenes.answers[rows], front_only)
+            wording = (torch.rand(types.shape, generator=self.generator) * self.taught[types]).long()
+            questions = torch.from_numpy(self.first_wording)[types] + wording
+            answers = torch.where(asked >= 0, self.first_answer[types] + asked, -1)
+            drafting = config.draft if step >= config.ar_fraction * config.steps else 0
+            with torch.autocast("cpu", torch.bfloat16):
+                ids, positions, vision = self.see(scenes, rows, front_only)
+                laid = assemble(
+                    ids, positions, self.phrases, questions, answers, drafting, self.mask_id, self.generator
+                )
+                clean, draft = losses(self.model, laid, vision)
+            optimiser.zero_grad(set_to_none=True)
+            (clean + config.draft_weight * draft).backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            optimiser.step()
+            keep = min(config.ema, (step + 1) / (step + 10))
+            with torch.no_grad():
+                torch._foreach_lerp_(average, self.parameters, 1 - keep)
+            window.append((float(clean.detach()), float(draft.detach())))
+            if (step + 1) % 50 == 0 or step + 1 == config.steps:
+                mean = np.mean(window, 0).round(4).tolist()
+                log({"step": step + 1, "clean": mean[0], "draft": mean[1],
+                     "seconds": round(time.perf_counter() - began, 1)})  # fmt: skip
+                window.clear()
+        with torch.no_grad():
+            for parameter, mean in zip(self.parameters, average, strict=True):
+                parameter.copy_(mean)
+
+    @torch.no_grad()
+    def grade(self, scenes: Scenes, unseen: bool = False, batch: int = 8) -> Tensor:
+        """(N, T) 1 right, 0 wrong, -1 not asked: is the greedy answer to the question exactly the true one?
+
+        Each question is asked in a taught wording that the moment's place in the set picks, or in the one never taught.
+        """
+        count = len(self.types.names)
+        out = []
+        for rows in torch.arange(len(scenes)).split(batch):
+            ids, positions, vision = self.see(scenes, rows)
+            types = torch.arange(count).expand(len(rows), -1)
+            wording = self.taught[types] if unseen else (rows[:, None] + types) % self.taught[types]
+            truth = scenes.answers[rows]
+            answers = torch.where(truth >= 0, self.first_answer[types] + truth, -1)
+            questions = torch.from_numpy(self.first_wording)[types] + wording
+            laid = assemble(ids, positions, self.phrases, questions, answers, 0, self.mask_id, None)
+            out.append(torch.where(truth >= 0, right(self.model, laid, vision).long(), -1))
+        return torch.cat(out)
+
+    def save(self, directory: Path, extra: dict[str, Any]) -> None:
+        """The adapter, its vocabulary and its config as a model directory."""
+        c = self.config
+        adapter = AdapterConfig(self.base, self.sha256, c.rank, c.scale, self.tokenizer.vocab_size, tuple(self.rows),
+                                c.draft, SCHEMA)  # fmt: skip
+        examples = [wordings[0] for wordings in self.types.wordings]
+        save_adapter(directory, adapter, self.model, collect(self.model),
+                     {"questions": examples, "training": asdict(c)} | extra)  # fmt: skip
+        self.tokenizer.save(directory)
+
+    def _balance(self, scenes: Scenes) -> Tensor:
+        """(N, T) weights by which a moment's questions are asked: every answer of a type comes about as often."""
+        weight = torch.zeros(scenes.answers.shape)
+        for t, answers in enumerate(self.types.answers):
+            counts = (scenes.answers[:, t, None] == torch.arange(len(answers))).sum(0).clamp(min=20)
+            held = scenes.answers[:, t] >= 0
+            weight[held, t] = (1.0 / counts)[scenes.answers[held, t]] / len(answers)
+        return weight
+
+    def _ask(self, weight: Tensor, truth: Tensor, front_only: bool) -> tuple[Tensor, Tensor]:
+        """(B, K) question types, drawn without replacement by weight, and their true answers (-1: asks nothing)."""
+        chances = weight.clone()
+        if front_only:
+            chances[:, torch.tensor(self.types.sides)] = 0.0
+        keys = torch.rand(chances.shape, generator=self.generator).log() / chances.clamp(min=1e-12)
+        types = keys.argsort(1, descending=True)[:, : self.config.questions]
+        return types, torch.where(chances.gather(1, types) > 0, truth.gather(1, types), -1)
+
+
+def _schedule(progress: float, warmup: float) -> float:
+    """Share of the peak rate: linear warm-up, then a cosine to 2 %."""
+    if progress < warmup:
+        return max(progress / warmup, 0.01)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
