@@ -290,9 +290,7 @@ def _lane(route: Route, frame: OracleFrame, s_ego: float) -> str | None:
     return None if abs(offset) < 0.75 else left if offset > 0 else right
 
 
-def _cause(
-    route: Route, frame: OracleFrame, who: Crowd, s_ego: float, first: tuple[int, float] | None
-) -> str | None:
+def _cause(route: Route, frame: OracleFrame, who: Crowd, s_ego: float, first: tuple[int, float] | None) -> str | None:
     """What makes the ego stop or wait now ("": nothing); the nearest counts."""
     front = s_ego + REACH
     reasons: list[tuple[float, str]] = []

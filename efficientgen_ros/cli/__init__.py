@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from efficientgen_ros.cli import data, drive, evaluate, listing, runs, train
+from efficientgen_ros.cli import ask, data, drive, evaluate, listing, questions, runs, train
 
 app = typer.Typer(
     help="Drive cars with block-diffusion vision-language-action planners, in closed loop, over ROS 2.",
@@ -16,9 +16,12 @@ app = typer.Typer(
 )
 app.command("drive")(drive.drive_command)
 app.command("bringup")(drive.bringup_command)
+app.command("ask")(ask.ask_command)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
+data.app.command("questions")(questions.data_command)
+train.app.command("questions")(questions.train_command)
 app.command("runs")(runs.runs_command)
 app.command("models")(listing.models_command)
 app.command("scenarios")(listing.scenarios_command)

@@ -177,7 +177,9 @@ def _sees(where: Tensor, is_clean: Tensor, is_draft: Tensor, limit: Tensor) -> T
     Clean tokens are causal.  Draft tokens see each other and the clean ones before `limit` (B, K, 1), where the block
     begins.  Padding sees itself, because a row must see something.
     """
-    earlier = torch.where(is_draft[..., None], where[..., None, :] < limit[..., None], where[..., None, :] <= where[..., None])
+    earlier = torch.where(
+        is_draft[..., None], where[..., None, :] < limit[..., None], where[..., None, :] <= where[..., None]
+    )
     clean = is_clean[..., None, :] & earlier & (is_clean | is_draft)[..., None]
     block = is_draft[..., None, :] & is_draft[..., None]
     return clean | block | torch.eye(where.shape[-1], dtype=torch.bool)

@@ -8,7 +8,6 @@ in place of the pictures: the control that tells what questions and route comman
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -20,34 +19,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efficientgen.perception.patches import grid_of, patchify
-from efficientgen.perception.types import Command
-from efficientgen.perception.vision import Grid
 from efficientgen.planning.adapter import AdapterConfig, grow_vocabulary, save_adapter, sha256_of
 from efficientgen.planning.checkpoint import load_model
 from efficientgen.planning.load import WEIGHTS, model_directory
-from efficientgen.planning.model import VisionLanguageModel, position_ids
-from efficientgen.planning.question_prompt import nano_question, nano_scene, question_vocabulary
-from efficientgen.planning.tokenizer import IM_END, MASK, Tokenizer
+from efficientgen.planning.model import VisionLanguageModel
+from efficientgen.planning.question_prompt import question_vocabulary
+from efficientgen.planning.tokenizer import IM_END, Tokenizer
 from efficientgen.planning.train.low_rank import attach, collect
-from efficientgen.planning.train.question_rows import Phrases, assemble, losses, right
+from efficientgen.planning.train.question_data import Phrasebook, Scenes, Types
+from efficientgen.planning.train.question_rows import assemble, losses, right
 
 SCHEMA = "nano-question"
-FRONT = slice(1, 2)  # of the cameras FRONT_LEFT, FRONT, FRONT_RIGHT
-
-
-class QuestionSetError(ValueError):
-    """A question set that is empty or inconsistent."""
 
 
 @dataclass(frozen=True)
 class QuestionTraining:
     """One run.  A step is `batch` scenes with `questions` questions each."""
 
-    steps: int = 2000
+    steps: int = 1200
+    seconds: float | None = None  # wall time that the run has; progress is whichever of the two is further
     batch: int = 16
     questions: int = 8
-    peak_lr: float = 2e-3
+    peak_lr: float = 2.5e-3
     warmup: float = 0.04
     weight_decay: float = 0.01
     rank: int = 16
@@ -62,74 +55,8 @@ class QuestionTraining:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Types:
-    """The question types of a set: per type its wordings, the last one never taught, its answers, and what it needs."""
-
-    names: tuple[str, ...]
-    wordings: tuple[tuple[str, ...], ...]
-    answers: tuple[tuple[str, ...], ...]
-    sides: tuple[bool, ...]
-
-
-@dataclass(frozen=True)
-class Scenes:
-    """N moments of one half: stem states (N, C, patches, hidden) float16, command (N,), true answers (N, T), drives."""
-
-    states: Tensor
-    command: Tensor
-    answers: Tensor
-    drives: tuple[str, ...]
-    size: tuple[int, int]  # picture height and width, px
-
-    def __len__(self) -> int:
-        return len(self.command)
-
-
-def load_types(directory: Path) -> Types:
-    """The types that `data questions` wrote down.
-
-    Raises:
-        QuestionSetError: there is no set in `directory`.
-    """
-    path = directory / "questions.json"
-    if not path.exists():
-        raise QuestionSetError(f"{directory} holds no question set; make one with `efficientgen data questions`")
-    rows = json.loads(path.read_text())["questions"]
-    wordings, answers = (tuple(tuple(r[key]) for r in rows) for key in ("wordings", "answers"))
-    return Types(tuple(r["name"] for r in rows), wordings, answers, tuple(bool(r["sides"]) for r in rows))
-
-
-@torch.no_grad()
-def load_scenes(directory: Path, split: str, model: VisionLanguageModel, stem: int, batch: int = 16) -> Scenes:
-    """One half of a set, with what `model`'s first `stem` vision blocks say of its pictures.
-
-    Raises:
-        QuestionSetError: the half is empty.
-    """
-    shards = sorted(p.name.removesuffix(".answers.npy") for p in (directory / split).glob("*.answers.npy"))
-    if not shards:
-        raise QuestionSetError(f"{directory / split} is empty; make it with `efficientgen data questions`")
-    columns: dict[str, list[Any]] = {"states": [], "command": [], "answers": [], "drive": []}
-    size = (0, 0)
-    for shard in shards:
-        pictures = np.load(directory / split / f"{shard}.pictures.npy", mmap_mode="r")  # (N, 2, 3, H, W, 3)
-        size = pictures.shape[3:5]
-        grids = (grid_of(*size),) * pictures.shape[2]
-        for i in range(0, len(pictures), batch):
-            pairs = torch.from_numpy(np.array(pictures[i : i + batch])).transpose(1, 2)
-            patches = patchify(pairs.flatten(0, 1)).unflatten(0, (len(pairs), -1)).flatten(1, 2)
-            states = model.model.visual.begin(patches, grids, stem)
-            columns["states"].append(states.unflatten(1, (len(grids), -1)).half())
-        for name in ("command", "answers", "drive"):
-            columns[name].append(np.load(directory / split / f"{shard}.{name}.npy"))
-    command, answers = (torch.from_numpy(np.concatenate(columns[k])).long() for k in ("command", "answers"))
-    drives = tuple(str(d) for d in np.concatenate(columns["drive"]))
-    return Scenes(torch.cat(columns["states"]), command, answers, drives, size)
-
-
 class Teacher:
-    """Base model with branches, vocabulary and phrases; `train` teaches it, `grade` examines it."""
+    """Base model with branches, vocabulary and phrases; `train` teaches it, `save` writes the adapter."""
 
     def __init__(self, types: Types, config: QuestionTraining, base: str = "nano-ddrive"):
         self.types, self.config, self.base = types, config, base
@@ -146,27 +73,7 @@ class Teacher:
         self.generator = torch.Generator().manual_seed(config.seed)
         trained = attach(self.model, config.rank, config.scale, config.vision_blocks, self.rows, self.generator)
         self.parameters = trained
-        self.phrases = Phrases.of(
-            [nano_question(self.tokenizer, w) for w in flat], [self.tokenizer.encode(a + IM_END) for a in said]
-        )
-        self.first_wording = np.cumsum([0, *(len(w) for w in types.wordings)])[:-1]
-        self.first_answer = torch.from_numpy(np.cumsum([0, *(len(a) for a in types.answers)])[:-1])
-        self.taught = torch.tensor([len(w) - 1 for w in types.wordings])
-        self.mask_id = self.tokenizer.id_of(MASK)
-
-    def see(self, scenes: Scenes, rows: Tensor, front_only: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Scene ids (B, P), positions (3, P) and vision tokens (B, V, hidden) of some moments."""
-        grid = grid_of(*scenes.size)
-        states = scenes.states[rows][:, FRONT if front_only else slice(None)]
-        grids: tuple[Grid, ...] = (grid,) * states.shape[1]
-        per_image = grid[1] * grid[2] // 4
-        ids = torch.tensor([nano_scene(self.tokenizer, [per_image] * len(grids), c) for c in Command])
-        positions = position_ids(ids[0].tolist(), grids, self.model.config)
-        if self.config.blind:
-            vision = torch.zeros(len(rows), len(grids) * per_image, self.model.config.text.hidden_size)
-        else:
-            vision = self.model.model.visual.finish(states.flatten(1, 2).float(), grids, self.stem)
-        return ids[scenes.command[rows]], positions, vision
+        self.book = Phrasebook(types, self.tokenizer, self.stem, config.blind)
 
     def train(self, scenes: Scenes, log: Callable[[dict[str, Any]], None]) -> None:
         """Run all steps; the averaged weights stay in the model."""
@@ -177,20 +84,23 @@ class Teacher:
         window: list[tuple[float, float]] = []
         began = time.perf_counter()
         for step in range(config.steps):
-            rate = config.peak_lr * _schedule(step / config.steps, config.warmup)
+            spent = (time.perf_counter() - began) / config.seconds if config.seconds else 0.0
+            progress = max(step / config.steps, spent)
+            if progress >= 1:
+                break
+            rate = config.peak_lr * _schedule(progress, config.warmup)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             front_only = bool(torch.rand((), generator=self.generator) < config.front_only)
             rows = torch.multinomial(weight.sum(1), config.batch, generator=self.generator)
             types, asked = self._ask(weight[rows], scenes.answers[rows], front_only)
-            wording = (torch.rand(types.shape, generator=self.generator) * self.taught[types]).long()
-            questions = torch.from_numpy(self.first_wording)[types] + wording
-            answers = torch.where(asked >= 0, self.first_answer[types] + asked, -1)
-            drafting = config.draft if step >= config.ar_fraction * config.steps else 0
+            wording = (torch.rand(types.shape, generator=self.generator) * self.book.taught[types]).long()
+            questions, answers = self.book.questions(types, wording), self.book.answers(types, asked)
+            drafting = config.draft if progress >= config.ar_fraction else 0
             with torch.autocast("cpu", torch.bfloat16):
-                ids, positions, vision = self.see(scenes, rows, front_only)
+                ids, positions, vision = self.book.scene(self.model, scenes, rows, front_only)
                 laid = assemble(
-                    ids, positions, self.phrases, questions, answers, drafting, self.mask_id, self.generator
+                    ids, positions, self.book.phrases, questions, answers, drafting, self.book.mask_id, self.generator
                 )
                 clean, draft = losses(self.model, laid, vision)
             optimiser.zero_grad(set_to_none=True)
@@ -201,7 +111,7 @@ class Teacher:
             with torch.no_grad():
                 torch._foreach_lerp_(average, self.parameters, 1 - keep)
             window.append((float(clean.detach()), float(draft.detach())))
-            if (step + 1) % 50 == 0 or step + 1 == config.steps:
+            if (step + 1) % 25 == 0 or step + 1 == config.steps:
                 mean = np.mean(window, 0).round(4).tolist()
                 log({"step": step + 1, "clean": mean[0], "draft": mean[1],
                      "seconds": round(time.perf_counter() - began, 1)})  # fmt: skip
@@ -209,25 +119,6 @@ class Teacher:
         with torch.no_grad():
             for parameter, mean in zip(self.parameters, average, strict=True):
                 parameter.copy_(mean)
-
-    @torch.no_grad()
-    def grade(self, scenes: Scenes, unseen: bool = False, batch: int = 8) -> Tensor:
-        """(N, T) 1 right, 0 wrong, -1 not asked: is the greedy answer to the question exactly the true one?
-
-        Each question is asked in a taught wording that the moment's place in the set picks, or in the one never taught.
-        """
-        count = len(self.types.names)
-        out = []
-        for rows in torch.arange(len(scenes)).split(batch):
-            ids, positions, vision = self.see(scenes, rows)
-            types = torch.arange(count).expand(len(rows), -1)
-            wording = self.taught[types] if unseen else (rows[:, None] + types) % self.taught[types]
-            truth = scenes.answers[rows]
-            answers = torch.where(truth >= 0, self.first_answer[types] + truth, -1)
-            questions = torch.from_numpy(self.first_wording)[types] + wording
-            laid = assemble(ids, positions, self.phrases, questions, answers, 0, self.mask_id, None)
-            out.append(torch.where(truth >= 0, right(self.model, laid, vision).long(), -1))
-        return torch.cat(out)
 
     def save(self, directory: Path, extra: dict[str, Any]) -> None:
         """The adapter, its vocabulary and its config as a model directory."""
@@ -256,6 +147,24 @@ class Teacher:
         keys = torch.rand(chances.shape, generator=self.generator).log() / chances.clamp(min=1e-12)
         types = keys.argsort(1, descending=True)[:, : self.config.questions]
         return types, torch.where(chances.gather(1, types) > 0, truth.gather(1, types), -1)
+
+
+@torch.no_grad()
+def grade(model: VisionLanguageModel, book: Phrasebook, scenes: Scenes, unseen: bool = False, batch: int = 8) -> Tensor:
+    """(N, T) 1 right, 0 wrong, -1 not asked: is the greedy answer to the question exactly the true one?
+
+    Each question is asked in a taught wording that the moment's place in the set picks, or in the one never taught.
+    """
+    out = []
+    for rows in torch.arange(len(scenes)).split(batch):
+        ids, positions, vision = book.scene(model, scenes, rows)
+        types = torch.arange(len(book.types.names)).expand(len(rows), -1)
+        wording = book.taught[types] if unseen else (rows[:, None] + types) % book.taught[types]
+        truth = scenes.answers[rows]
+        questions, answers = book.questions(types, wording), book.answers(types, truth)
+        laid = assemble(ids, positions, book.phrases, questions, answers, 0, book.mask_id, None)
+        out.append(torch.where(truth >= 0, right(model, laid, vision).long(), -1))
+    return torch.cat(out)
 
 
 def _schedule(progress: float, warmup: float) -> float:

@@ -1,0 +1,69 @@
+"""`efficientgen data questions`, `train questions`, `eval questions`: how nano-dvlm is made and what it can answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SetDirectory = Annotated[Path, typer.Option(help="Question set made by `efficientgen data questions`.")]
+
+
+def data_command(
+    logs: Annotated[Path, typer.Option(help="Oracle logs of the training towns, from `data record`.")] = Path(
+        "data/question-logs"
+    ),
+    out: Annotated[Path, typer.Option(help="Directory for the set.")] = Path("data/questions"),
+    train: Annotated[int, typer.Option(min=1, help="Moments to learn from.")] = 5500,
+    heldout: Annotated[int, typer.Option(min=1, help="Moments of the held-out scenarios to be examined on.")] = 1500,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per held-out scenario, counted from 0.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Renderer processes.")] = 1,
+    seed: Annotated[int, typer.Option(help="Draws weathers, moments and places beside the lane.")] = 0,
+) -> None:
+    """Label, choose and render moments of drives, with questions and the oracle's answers."""
+    from efficientgen.eval.question_set import HELDOUT, TRAIN, QuestionSetConfig, make_set, record_heldout
+
+    def show(line: str) -> None:
+        print(line, flush=True)
+
+    config = QuestionSetConfig(train=train, heldout=heldout, seed=seed)
+    held_logs = out / "heldout-logs"
+    record_heldout(held_logs, seeds)
+    for split, directory in ((TRAIN, logs), (HELDOUT, held_logs)):
+        count = make_set(sorted(directory.glob("*.npz")), out, split, config, workers, show)
+        print(f"{count} moments for {split} in {out}")
+
+
+def train_command(
+    data: SetDirectory = Path("data/questions"),
+    out: Annotated[Path, typer.Option(help="Model directory to write.")] = Path("data/nano-dvlm"),
+    base: Annotated[str, typer.Option(help="Shipped model that learns to answer.")] = "nano-ddrive",
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of 16 scenes with 8 questions each.")] = 1200,
+    seconds: Annotated[float | None, typer.Option(min=1, help="End earlier, after so much wall time.")] = None,
+    blind: Annotated[bool, typer.Option("--blind", help="The control: zeros in place of pictures.")] = False,
+    seed: Annotated[int, typer.Option()] = 0,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Teach a driving model to answer questions: a low-rank adapter, on a CPU."""
+    import torch
+
+    from efficientgen.planning.train.question_data import load_scenes, load_types
+    from efficientgen.planning.train.questions import QuestionTraining, Teacher
+
+    torch.set_num_threads(threads)
+    config = QuestionTraining(steps=steps, seconds=seconds, blind=blind, seed=seed)
+    teacher = Teacher(load_types(data), config, base)
+    scenes = load_scenes(data, "train", teacher.model, teacher.stem)
+    print(f"{len(scenes)} moments of {len(set(scenes.drives))} drives", flush=True)
+    rows: list[dict[str, float]] = []
+
+    def log(row: dict[str, float]) -> None:
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+
+    teacher.train(scenes, log)
+    teacher.save(out, {"moments": len(scenes), "drives": len(set(scenes.drives))})
+    (out / "training.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    print(f"adapter in {out}")

@@ -1,0 +1,116 @@
+"""How well questions are answered: accuracy per type, beside what can be said without looking.
+
+Three answerers who see nothing stand beside the model: the control, trained alike on zeros in place of pictures; the
+most frequent training answer to each question for each route command; and the most frequent one overall.  Balanced
+accuracy is the mean over a type's answers of how often each, being true, is given.  Intervals are 95 % bootstraps over
+drives, drawn alike for all answerers; "above" says that the whole interval of the difference to the control is above 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from efficientgen.eval.metrics import Estimate, estimate, resampling
+
+MODEL, UNSEEN, CONTROL, TABLE, MAJORITY = "model", "unseen wording", "no-image control", "command table", "majority"
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One half of a set without its pictures: true answers (N, T), -1 not asked; command (N,); drive of each moment."""
+
+    answers: I64
+    command: I64
+    drives: Sequence[str]
+
+
+def without_looking(train: Truth, test: Truth) -> dict[str, I64]:
+    """(N, T) 1 right, 0 wrong, -1 not asked of the two answerers that only count: `TABLE` and `MAJORITY`."""
+    table, majority = np.full_like(test.answers, -1), np.full_like(test.answers, -1)
+    for t in range(test.answers.shape[1]):
+        for kind, groups in ((table, np.unique(train.command)), (majority, (None,))):
+            for command in groups:
+                mine, theirs = (half.answers[:, t] >= 0 if command is None else
+                                (half.answers[:, t] >= 0) & (half.command == command) for half in (train, test))  # fmt: skip
+                best = np.bincount(train.answers[mine, t]).argmax() if mine.any() else -1
+                kind[theirs, t] = test.answers[theirs, t] == best
+    return {TABLE: table, MAJORITY: majority}
+
+
+def score_questions(
+    names: Sequence[str],
+    answers: Sequence[Sequence[str]],
+    truth: Truth,
+    right: Mapping[str, I64],
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Per type and answerer accuracy and balanced accuracy, the model's difference to the control, and counts.
+
+    Args:
+        names, answers: the types and their possible answers.
+        right: by answerer (N, T): 1 right, 0 wrong, -1 not asked.
+    """
+    drives, drive = np.unique(np.array(truth.drives), return_inverse=True)
+    out: dict[str, Any] = {}
+    for t, name in enumerate(names):
+        held = truth.answers[:, t] >= 0
+        asked = _counts(drive[held], truth.answers[held, t], np.ones(held.sum()), len(drives), len(answers[t]))
+        hits = {
+            who: _counts(drive[held], truth.answers[held, t], r[held, t], len(drives), len(answers[t]))
+            for who, r in right.items()
+        }
+        picks = resampling(len(drives), name, resamples, seed)
+        row: dict[str, Any] = {"asked": int(asked.sum())}
+        drawn: dict[str, NDArray[np.float64]] = {}
+        for who, hit in hits.items():
+            accuracy, balanced = _scores(asked.sum(0)[None], hit.sum(0)[None])
+            many = _scores(asked[picks].sum(1), hit[picks].sum(1))
+            drawn[who] = many[1]
+            count = int(asked.sum())
+            row[who] = {
+                "accuracy": asdict(_estimate(accuracy[0], many[0], count)),
+                "balanced": asdict(_estimate(balanced[0], many[1], count)),
+            }
+        if MODEL in hits and CONTROL in hits:
+            gain = row[MODEL]["balanced"]["mean"] - row[CONTROL]["balanced"]["mean"]
+            difference = _estimate(gain, drawn[MODEL] - drawn[CONTROL], int(asked.sum()))
+            row["over control"] = asdict(difference)
+            row["above"] = difference.low > 0
+        row["answers"] = {
+            answer: [int(asked[:, a].sum()), int(hits[MODEL][:, a].sum())] for a, answer in enumerate(answers[t])
+        }
+        out[name] = row
+    return out
+
+
+def means(types: Mapping[str, Any], who: str) -> dict[str, float]:
+    """Unweighted means over types of an answerer's accuracy and balanced accuracy."""
+    return {key: float(np.mean([row[who][key]["mean"] for row in types.values()])) for key in ("accuracy", "balanced")}
+
+
+def _counts(drive: I64, answer: I64, value: NDArray[Any], drives: int, answers: int) -> NDArray[np.float64]:
+    """(D, A) sums of `value` by drive and true answer."""
+    out = np.zeros((drives, answers))
+    np.add.at(out, (drive, answer), value)
+    return out
+
+
+def _scores(
+    asked: NDArray[np.float64], hits: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Accuracy and balanced accuracy (R,) from counts (R, A); answers that are never true are left out."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = hits / asked
+        balanced = np.nanmean(np.where(asked > 0, recall, np.nan), 1)
+        return hits.sum(1) / asked.sum(1), balanced
+
+
+def _estimate(value: float, drawn: NDArray[np.float64], count: int) -> Estimate:
+    return estimate(float(value), drawn[~np.isnan(drawn)], count)
