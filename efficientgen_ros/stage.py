@@ -6,7 +6,7 @@ from time import monotonic, perf_counter, sleep
 from typing import Any
 
 from efficientgen.eval.referee import Referee
-from efficientgen.eval.runner import FRAME_GAP_NS, handover_stamp
+from efficientgen.eval.runner import LOOK_BACK_NS, handover_stamp
 from efficientgen.perception.rig import NANO_RIG
 from efficientgen.perception.route import command_at, locate
 from efficientgen.perception.types import (
@@ -64,7 +64,7 @@ class Stage:
     def draw(self, ticks: tuple[OracleFrame, ...]) -> SensorFrames | None:
         """What the cameras saw; None when nobody looks."""
         if self._selective:
-            first = self.handover_ns - FRAME_GAP_NS
+            first = self.handover_ns - LOOK_BACK_NS
             ticks = tuple(t for t in ticks if t.stamp_ns >= first and t.stamp_ns % CHUNK_NS == 0)
         if self.world is None or not ticks:
             return None

@@ -44,6 +44,7 @@ from efficientgen.worldsim.scenario import Scenario
 from efficientgen.worldsim.vehicle import SUBSTEP_NS, advance
 
 FRAME_GAP_NS = CHUNK_NS
+LOOK_BACK_NS = 2 * FRAME_GAP_NS  # how far before the hand-over pictures are drawn: a planner looks at up to 3 frames
 
 
 class World(Protocol):
@@ -332,7 +333,7 @@ class _Artist:
     """Draws the ticks that are looked at, and times it."""
 
     def __init__(self, world: World | None, handover_ns: int, keep: bool) -> None:
-        self._world, self._first_ns, self._keep = world, handover_ns - FRAME_GAP_NS, keep
+        self._world, self._first_ns, self._keep = world, handover_ns - LOOK_BACK_NS, keep
         self._all = keep or not getattr(world, "memoryless", False)
         self.seconds: list[float] = []  # per chunk drawn
 
