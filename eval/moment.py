@@ -5,7 +5,7 @@ Pictures are a pure function of the oracle's frames, so they are drawn anew whet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,7 +61,9 @@ def moment_of_log(log: StepLog, at_s: float, world: World) -> SeenMoment:
     stamp = round(at_s * NS / TICK_NS) * TICK_NS
     if stamp not in frames or stamp - FRAME_GAP_NS not in frames:
         last = max(frames) / NS
-        raise MomentError(f"{log.scenario} has pictures from {FRAME_GAP_NS / NS:.1f} to {last:.1f} s, not at {at_s:g} s")
+        raise MomentError(
+            f"{log.scenario} has pictures from {FRAME_GAP_NS / NS:.1f} to {last:.1f} s, not at {at_s:g} s"
+        )
     now = frames[stamp]
     world.reset(log.start.town, log.start.weather, log.seed)
     drawn = world.step((frames[stamp - FRAME_GAP_NS], now))
@@ -69,5 +71,5 @@ def moment_of_log(log: StepLog, at_s: float, world: World) -> SeenMoment:
     return SeenMoment(pictures, command_at(log.route, where(log.route, now.ego)), now, log.route)
 
 
-def _ordered(cameras: Sequence[str] | dict[str, object]) -> list[str]:
+def _ordered(cameras: Mapping[str, object]) -> list[str]:
     return [name for name in ("FRONT_LEFT", "FRONT", "FRONT_RIGHT") if name in cameras]

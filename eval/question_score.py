@@ -34,10 +34,9 @@ def without_looking(train: Truth, test: Truth) -> dict[str, I64]:
     """(N, T) 1 right, 0 wrong, -1 not asked of the two answerers that only count: `TABLE` and `MAJORITY`."""
     table, majority = np.full_like(test.answers, -1), np.full_like(test.answers, -1)
     for t in range(test.answers.shape[1]):
-        for kind, groups in ((table, np.unique(train.command)), (majority, (None,))):
-            for command in groups:
-                mine, theirs = (half.answers[:, t] >= 0 if command is None else
-                                (half.answers[:, t] >= 0) & (half.command == command) for half in (train, test))  # fmt: skip
+        for kind, commands in ((table, np.unique(train.command)), (majority, (None,))):
+            for command in commands:
+                mine, theirs = _asked(train, t, command), _asked(test, t, command)
                 best = np.bincount(train.answers[mine, t]).argmax() if mine.any() else -1
                 kind[theirs, t] = test.answers[theirs, t] == best
     return {TABLE: table, MAJORITY: majority}
@@ -95,6 +94,11 @@ def means(types: Mapping[str, Any], who: str) -> dict[str, float]:
     return {key: float(np.mean([row[who][key]["mean"] for row in types.values()])) for key in ("accuracy", "balanced")}
 
 
+def _asked(half: Truth, t: int, command: int | None) -> NDArray[np.bool_]:
+    held = half.answers[:, t] >= 0
+    return held if command is None else held & (half.command == command)
+
+
 def _counts(drive: I64, answer: I64, value: NDArray[Any], drives: int, answers: int) -> NDArray[np.float64]:
     """(D, A) sums of `value` by drive and true answer."""
     out = np.zeros((drives, answers))
@@ -102,9 +106,7 @@ def _counts(drive: I64, answer: I64, value: NDArray[Any], drives: int, answers: 
     return out
 
 
-def _scores(
-    asked: NDArray[np.float64], hits: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _scores(asked: NDArray[np.float64], hits: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Accuracy and balanced accuracy (R,) from counts (R, A); answers that are never true are left out."""
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = hits / asked

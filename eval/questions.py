@@ -60,14 +60,15 @@ QUESTIONS = (
     ),
     Question(
         "distance",
-        ("how far is the vehicle ahead", "how far away is the vehicle in front", "what is the distance to the car ahead",
-         "how close is the vehicle ahead of me", "how far is the car in front of me"),
+        ("how far is the vehicle ahead", "how far away is the vehicle in front",
+         "what is the distance to the car ahead", "how close is the vehicle ahead of me",
+         "how far is the car in front of me"),
         (NO_VEHICLE, "Less than 10 m.", "10 to 20 m.", "20 to 35 m."),
     ),
     Question(
         "moving",
-        ("is the vehicle ahead moving", "does the vehicle in front move", "has the vehicle ahead stopped or is it moving",
-         "is the car in front moving"),
+        ("is the vehicle ahead moving", "does the vehicle in front move",
+         "has the vehicle ahead stopped or is it moving", "is the car in front moving"),
         (NO_VEHICLE, "The vehicle ahead is moving.", "The vehicle ahead has stopped."),
         motion=True,
     ),
@@ -178,7 +179,7 @@ def answers_of(route: Route, frame: OracleFrame) -> dict[str, str]:
     return {name: answer for name, answer in found.items() if answer is not None}
 
 
-# --- helpers: None where there is no clear answer ----------------------------------------------------------------------
+# --- helpers: None where there is no clear answer --------------------------------------------------------------------
 
 
 def _first_on_path(who: Crowd, front: float) -> tuple[int, float] | None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from efficientgen import MissingDataError, share
 from efficientgen.planning.checkpoint import CheckpointError, config_to_json, load_model, read_config
+from efficientgen.planning.config import ModelConfig, NoiseSchedule
 from efficientgen.planning.load import WEIGHTS, model_directory
 from efficientgen.planning.model import VisionLanguageModel
 
@@ -41,7 +42,6 @@ class AdapterConfig:
     vocab_size: int
     rows: tuple[int, ...]  # token ids whose embedding rows it brings
     bd_size: int  # tokens that one draft holds
-    schema: str
 
 
 def question_model(name: str, checkpoint: str | Path = "") -> Path:
@@ -87,8 +87,8 @@ def load_adapted(
     base = base or model_directory(config.base)
     if (found := sha256_of(base / WEIGHTS)) != config.base_sha256:
         raise CheckpointError(
-            f"{directory} changes {config.base} of sha256 {config.base_sha256[:12]}, {base / WEIGHTS} has {found[:12]}: "
-            "give the base that it was trained on, or train it again with `efficientgen train questions`"
+            f"{directory} changes {config.base} of sha256 {config.base_sha256[:12]}, {base / WEIGHTS} has "
+            f"{found[:12]}: give the base that it was trained on, or train it again with `efficientgen train questions`"
         )
     try:
         state = load_file(directory / ADAPTER)
@@ -97,12 +97,12 @@ def load_adapted(
     model = load_model(base)
     _check(model, config, state, directory / ADAPTER)
     grow_vocabulary(model, config.vocab_size)
-    model.config = replace(model.config, bd_size=config.bd_size, schema=config.schema)
+    model.config = _answering(model.config, config)
     with torch.no_grad():
         model.model.language_model.embed_tokens.weight[list(config.rows)] = state[ROWS].float()
         for name in targets_in(state):
             update = state[name + UP].float() @ state[name + DOWN].float()
-            model.get_submodule(name).weight.add_(config.scale * update)
+            model.get_parameter(f"{name}.weight").add_(config.scale * update)
     return model.to(device, dtype).eval().requires_grad_(False)
 
 
@@ -113,10 +113,16 @@ def save_adapter(directory: Path, config: AdapterConfig, model: VisionLanguageMo
     small = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in state.items()}
     save_file(small, directory / f".{ADAPTER}.new", metadata={"format": "pt"})
     os.replace(directory / f".{ADAPTER}.new", directory / ADAPTER)
-    data = config_to_json(replace(model.config, bd_size=config.bd_size, schema=config.schema))
-    data |= {"architectures": ["Fast_dVLMForConditionalGeneration"], "adapter": asdict(config)} | extra
+    data = config_to_json(_answering(model.config, config)) | {"adapter": asdict(config)} | extra
     (directory / ".config.json.new").write_text(json.dumps(data, indent=2) + "\n")
     os.replace(directory / ".config.json.new", directory / "config.json")
+
+
+def _answering(model: ModelConfig, adapter: AdapterConfig) -> ModelConfig:
+    """The base's config as that of a Fast-dVLM: free text, drafted `bd_size` tokens at a time."""
+    size = adapter.bd_size
+    return replace(model, family="fast-dvlm", schema=None, noise=NoiseSchedule(), bd_size=size, decode_block_size=size,
+                   sub_block_size=size)  # fmt: skip
 
 
 def grow_vocabulary(model: VisionLanguageModel, size: int) -> None:
@@ -152,7 +158,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _adapter_config(directory: Path) -> AdapterConfig:
-    data = read_config(directory).get("adapter")
+    data = read_config(directory).get("adapter") or {}
     try:
         config = AdapterConfig(**{**data, "rows": tuple(data["rows"])})
     except (TypeError, KeyError) as error:

@@ -124,7 +124,8 @@ class DVLM:
         """
         t0 = time.perf_counter()
         if isinstance(pictures, Observation):
-            pictures, command = self._of_observation(pictures), pictures.command
+            command = pictures.command
+            pictures = self._of_observation(pictures)
         pairs = self._pairs(pictures)
         grids = tuple(grid_of(*pair.shape[1:3]) for pair in pairs)
         ids = self._prompt([h * w // MERGE**2 for _, h, w in grids], question, command)
@@ -141,8 +142,8 @@ class DVLM:
             logits = self.model.logits(hidden[0, -1])
             t2 = time.perf_counter()
             stream = _Stream(self.tokenizer, config.im_end_token_id, on_text)
-            form = _StreamedForm([OPEN] * max_new_tokens, width, config.mask_token_id, config.text.vocab_size, self.device,
-                                 config.im_end_token_id)  # fmt: skip
+            blank, vocabulary, stop = [OPEN] * max_new_tokens, config.text.vocab_size, config.im_end_token_id
+            form = _StreamedForm(blank, width, config.mask_token_id, vocabulary, self.device, stop)
             form.hear = stream.hear
             answer = DECODERS[self.decoder](self.model, cache, form, logits, int(positions.max()) + 1)
         text = stream.finish(answer.ids)
@@ -188,7 +189,9 @@ class DVLM:
             return resize(image, *smart_size(height, width, RELEASED_PIXELS, RELEASED_PIXELS))
         if (height, width) == NANO_SIZE:
             return image
-        fitted = ImageOps.fit(Image.fromarray(image), NANO_SIZE[::-1], Image.Resampling.BICUBIC)  # the middle, uncut wide
+        fitted = ImageOps.fit(
+            Image.fromarray(image), NANO_SIZE[::-1], Image.Resampling.BICUBIC
+        )  # the middle, uncut wide
         return np.asarray(fitted)
 
 

@@ -67,3 +67,44 @@ def train_command(
     teacher.save(out, {"moments": len(scenes), "drives": len(set(scenes.drives))})
     (out / "training.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     print(f"adapter in {out}")
+
+
+def eval_command(
+    data: SetDirectory = Path("data/questions"),
+    planner: Annotated[str, typer.Option(help="Shipped question model.")] = "nano-dvlm",
+    checkpoint: Annotated[str, typer.Option(help="Model directory in its place.")] = "",
+    control: Annotated[Path | None, typer.Option(help="Directory of the control, trained with --blind.")] = None,
+    streamed: Annotated[
+        int, typer.Option(min=0, help="Questions to ask one by one too, for the decoder's cost.")
+    ] = 150,
+    threads: Annotated[int, typer.Option(min=1)] = 1,
+    out: Annotated[Path | None, typer.Option(help="Write the result here as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Examine a question model on the held-out half, beside answerers that see nothing."""
+    import torch
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from efficientgen.eval.question_exam import examine
+    from efficientgen.eval.results import write_json
+    from efficientgen.planning.adapter import question_model
+
+    torch.set_num_threads(threads)
+    result = examine(data, question_model(planner, checkpoint), control, streamed, lambda line: print(line, flush=True))
+    if out is not None:
+        write_json(result, out)
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    answerers = result["answerers"]
+    table = Table("question", "asked", *answerers, "over control", box=SIMPLE_HEAD)
+    for name, row in result["types"].items():
+        cells = [f"{row[who]['balanced']['mean']:.2f}" if who in row else "" for who in answerers]
+        gain = row.get("over control")
+        note = f"{gain['mean']:+.2f} ({gain['low']:+.2f} .. {gain['high']:+.2f})" if gain else ""
+        table.add_row(name, str(row["asked"]), *cells, note)
+    console = Console()
+    console.print(table)
+    console.print("Balanced accuracy, exact answers; 95 % intervals over drives.")

@@ -34,8 +34,8 @@ class TrainedRows(nn.Module):
     def __init__(self, table: nn.Embedding, rows: list[int], generator: torch.Generator):
         super().__init__()
         self.rows = rows
-        self.register_buffer("fixed", table.weight.detach().clone())
-        old = self.fixed[rows]
+        self.fixed = nn.Parameter(table.weight.detach().clone(), requires_grad=False)
+        old = table.weight.detach()[rows]
         new = torch.randn(old.shape, generator=generator) * 0.02
         self.trained = nn.Parameter(torch.where(old.abs().sum(1, keepdim=True) > 0, old, new))
 
@@ -74,7 +74,7 @@ def attach(
 
 def collect(model: VisionLanguageModel) -> dict[str, Tensor]:
     """What `attach` made trainable, under the names that an adapter's file has."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, LowRankLinear):
             state |= {name + DOWN: module.down.detach(), name + UP: module.up.detach()}

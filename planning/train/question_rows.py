@@ -145,8 +145,8 @@ def attend(rows: Rows) -> Attend:
     def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         heads, shared, d = q.shape[1], k.shape[1], q.shape[3]
         groups = heads // shared
-        whole = (q[:, :, :prefix], *(x[:, :, :prefix].repeat_interleave(groups, 1) for x in (k, v)))
-        scene = F.scaled_dot_product_attention(*whole, is_causal=True)
+        wide_k, wide_v = (x[:, :, :prefix].repeat_interleave(groups, 1) for x in (k, v))
+        scene = F.scaled_dot_product_attention(q[:, :, :prefix], wide_k, wide_v, is_causal=True)
         asks, keys, values = (x[:, :, prefix:].unflatten(2, (-1, width)).transpose(1, 2) for x in (q, k, v))
         keys, values = (
             torch.cat([x[:, None, :, :prefix].expand(-1, own.shape[1], -1, -1, -1), own], 3).flatten(0, 1)

@@ -29,8 +29,6 @@ from efficientgen.planning.train.low_rank import attach, collect
 from efficientgen.planning.train.question_data import Phrasebook, Scenes, Types
 from efficientgen.planning.train.question_rows import assemble, losses, right
 
-SCHEMA = "nano-question"
-
 
 @dataclass(frozen=True)
 class QuestionTraining:
@@ -109,7 +107,7 @@ class Teacher:
             optimiser.step()
             keep = min(config.ema, (step + 1) / (step + 10))
             with torch.no_grad():
-                torch._foreach_lerp_(average, self.parameters, 1 - keep)
+                torch._foreach_lerp_(average, list[Tensor](self.parameters), 1 - keep)
             window.append((float(clean.detach()), float(draft.detach())))
             if (step + 1) % 25 == 0 or step + 1 == config.steps:
                 mean = np.mean(window, 0).round(4).tolist()
@@ -124,7 +122,7 @@ class Teacher:
         """The adapter, its vocabulary and its config as a model directory."""
         c = self.config
         adapter = AdapterConfig(self.base, self.sha256, c.rank, c.scale, self.tokenizer.vocab_size, tuple(self.rows),
-                                c.draft, SCHEMA)  # fmt: skip
+                                c.draft)  # fmt: skip
         examples = [wordings[0] for wordings in self.types.wordings]
         save_adapter(directory, adapter, self.model, collect(self.model),
                      {"questions": examples, "training": asdict(c)} | extra)  # fmt: skip
