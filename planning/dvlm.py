@@ -27,7 +27,9 @@ from efficientgen.planning.decode import DECODERS
 from efficientgen.planning.decode_form import OPEN, Counts, TextForm
 from efficientgen.planning.model import VisionLanguageModel, position_ids
 from efficientgen.planning.question_prompt import QuestionError, chat_question, nano_question, nano_scene
+from efficientgen.planning.schema import WOD_E2E
 from efficientgen.planning.tokenizer import Tokenizer, Vocabulary, load_tokenizer
+from efficientgen.planning.views import view_of
 
 CAMERAS = ("FRONT_LEFT", "FRONT", "FRONT_RIGHT")  # the prompt's order
 ANSWERERS = ("self-spec", "ar", "fused-self-spec", "diffusion")  # decoders of free text, the default first
@@ -68,6 +70,7 @@ class DVLM:
 
     Args:
         examples: questions that it was taught, for error messages.
+        pixels: least and largest picture area, for a model that takes any size.
 
     Raises:
         NotAVisionModelError: the model has no vision tower.
@@ -75,13 +78,14 @@ class DVLM:
     """
 
     def __init__(self, model: VisionLanguageModel, tokenizer: Vocabulary, decoder: str = ANSWERERS[0],
-                 name: str = "dvlm", examples: Sequence[str] = ()):  # fmt: skip
+                 name: str = "dvlm", examples: Sequence[str] = (),
+                 pixels: tuple[int, int] = (RELEASED_PIXELS, RELEASED_PIXELS)):  # fmt: skip
         if decoder not in ANSWERERS:
             raise UnknownAnswererError(f"no decoder '{decoder}' for free text; choose one of {', '.join(ANSWERERS)}")
         if model.config.vision is None:
             raise NotAVisionModelError(f"'{name}' is a {model.config.family}, which reads text only")
         self.model, self.tokenizer, self.decoder, self.name = model, tokenizer, decoder, name
-        self.examples = tuple(examples)
+        self.examples, self.pixels = tuple(examples), pixels
         self.nano = isinstance(tokenizer, Tokenizer)  # asked in its own words, and shown the nano rig's pictures
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
@@ -92,15 +96,17 @@ class DVLM:
         """Load a model directory: whole weights in a released layout, or an adapter over a shipped model.
 
         Raises:
-            CheckpointError, TokenizerError: the directory is incomplete, damaged or does not fit its config.
+            CheckpointError, TokenizerError, PictureLimitsError: the directory is incomplete, damaged or does not fit
+                its config.
             And those of the class.
         """
         directory = Path(directory)
         config = read_config(directory)
         tokenizer = load_tokenizer(directory)
+        pixels = view_of(WOD_E2E.name, directory).pixels or (RELEASED_PIXELS, RELEASED_PIXELS)
         load = load_adapted if is_adapter(directory) else load_model
         model = load(directory, dtype, device)
-        return DVLM(model, tokenizer, decoder, directory.resolve().name, config.get("questions", ()))
+        return DVLM(model, tokenizer, decoder, directory.resolve().name, config.get("questions", ()), pixels)
 
     def ask(
         self,
@@ -186,7 +192,7 @@ class DVLM:
     def _sized(self, image: U8) -> U8:
         height, width = image.shape[:2]
         if not self.nano:
-            return resize(image, *smart_size(height, width, RELEASED_PIXELS, RELEASED_PIXELS))
+            return resize(image, *smart_size(height, width, *self.pixels))
         if (height, width) == NANO_SIZE:
             return image
         fitted = ImageOps.fit(
