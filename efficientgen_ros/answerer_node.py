@@ -21,7 +21,7 @@ from std_msgs.msg import String
 
 from efficientgen.eval.runner import FRAME_GAP_NS
 from efficientgen.perception.types import Command
-from efficientgen.planning.load import resolve_dtype
+from efficientgen.planning.load import question_model, resolve_dtype
 from efficientgen_ros import codec
 from efficientgen_ros.interfaces import CAMERAS, QUESTIONS, TOPICS, message_class, quality
 from efficientgen_ros.messages import picture_from, stamp_of, text
@@ -51,7 +51,6 @@ class AnswererNode(LifecycleNode):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         import torch
 
-        from efficientgen.planning.adapter import question_model
         from efficientgen.planning.dvlm import DVLM
 
         try:

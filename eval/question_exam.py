@@ -17,9 +17,10 @@ import torch
 from efficientgen.eval.provenance import provenance
 from efficientgen.eval.question_score import CONTROL, MODEL, UNSEEN, Truth, means, score_questions, without_looking
 from efficientgen.perception.types import Command
-from efficientgen.planning.adapter import ADAPTER, is_adapter, load_adapted, sha256_of
+from efficientgen.planning.adapter import is_adapter, load_adapted, sha256_of
 from efficientgen.planning.checkpoint import CheckpointError, read_config
 from efficientgen.planning.dvlm import DVLM
+from efficientgen.planning.load import ADAPTER
 from efficientgen.planning.tokenizer import Tokenizer
 from efficientgen.planning.train.question_data import Phrasebook, Scenes, Types, load_scenes, load_types
 from efficientgen.planning.train.questions import grade

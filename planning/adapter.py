@@ -20,13 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from efficientgen import MissingDataError, share
 from efficientgen.planning.checkpoint import CheckpointError, config_to_json, load_model, read_config
 from efficientgen.planning.config import ModelConfig, NoiseSchedule
-from efficientgen.planning.load import WEIGHTS, model_directory
+from efficientgen.planning.load import ADAPTER, WEIGHTS, model_directory
 from efficientgen.planning.model import VisionLanguageModel
 
-ADAPTER = "adapter.safetensors"
 ROWS = "embed_rows"  # (n, hidden): the embedding rows `AdapterConfig.rows`
 DOWN, UP = ".lora_A", ".lora_B"
 
@@ -42,28 +40,6 @@ class AdapterConfig:
     vocab_size: int
     rows: tuple[int, ...]  # token ids whose embedding rows it brings
     bd_size: int  # tokens that one draft holds
-
-
-def question_model(name: str, checkpoint: str | Path = "") -> Path:
-    """Directory of the question model called `name`: `checkpoint` if given, else what is shipped under that name.
-
-    Raises:
-        UnknownPlannerError: there is none.
-    """
-    if checkpoint:
-        return Path(checkpoint)
-    for directory in shipped_adapters():
-        if directory.name == name:
-            return directory
-    return model_directory(name)
-
-
-def shipped_adapters() -> tuple[Path, ...]:
-    """Directories of the adapters that come with the package."""
-    try:
-        return tuple(sorted(p.parent for p in share("checkpoints").glob(f"*/{ADAPTER}")))
-    except MissingDataError:
-        return ()
 
 
 def is_adapter(directory: Path) -> bool:

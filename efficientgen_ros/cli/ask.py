@@ -41,14 +41,14 @@ def ask_command(
         raise typer.BadParameter("give one of --image, --scenario and --run to say what to look at")
     if command not in COMMANDS:
         raise typer.BadParameter(f"--command {command}: one of {', '.join(COMMANDS)}")
+    from efficientgen.planning.load import question_model, resolve_dtype
+
+    directory = question_model(planner, checkpoint)
     import torch
 
     from efficientgen.perception.types import Command
-    from efficientgen.planning.adapter import question_model
     from efficientgen.planning.dvlm import DVLM
-    from efficientgen.planning.load import resolve_dtype
 
-    directory = question_model(planner, checkpoint)
     if device == "cpu":
         torch.set_num_threads(1)
     told, truth = Command(COMMANDS[command]), None

@@ -89,7 +89,7 @@ def eval_command(
 
     from efficientgen.eval.question_exam import examine
     from efficientgen.eval.results import write_json
-    from efficientgen.planning.adapter import question_model
+    from efficientgen.planning.load import question_model
 
     torch.set_num_threads(threads)
     result = examine(data, question_model(planner, checkpoint), control, streamed, lambda line: print(line, flush=True))

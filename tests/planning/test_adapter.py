@@ -1,4 +1,4 @@
-"""An adapter merged into its base computes what was trained, changes nothing else, and is refused when it does not fit."""
+"""A merged adapter computes what was trained and changes nothing else; one that does not fit is refused."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from efficientgen.planning.adapter import (
-    ADAPTER,
     ROWS,
     AdapterConfig,
     grow_vocabulary,
@@ -18,7 +17,7 @@ from efficientgen.planning.adapter import (
 )
 from efficientgen.planning.cache import KVCache
 from efficientgen.planning.checkpoint import CheckpointError, load_model, save_model
-from efficientgen.planning.load import UnknownPlannerError
+from efficientgen.planning.load import ADAPTER, UnknownPlannerError
 from efficientgen.planning.train.low_rank import LowRankLinear, attach, collect
 
 VOCABULARY = 192

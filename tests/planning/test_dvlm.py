@@ -1,4 +1,4 @@
-"""Free questions: what streams is the answer, every lossless decoder writes the same, and each mistake has its words."""
+"""Free questions: what streams is the answer, lossless decoders write the same, each mistake has its words."""
 
 from dataclasses import replace
 
@@ -144,7 +144,9 @@ def test_a_released_directory_answers_through_the_same_class(release):
     pieces = []
     model = DVLM.from_pretrained(release)
     assert not model.nano and model.pixels == (PIXELS, PIXELS)
-    reply = model.ask([picture(k, 90, 160) for k in range(2)], "What is ahead?", on_text=pieces.append, max_new_tokens=24)
+    reply = model.ask(
+        [picture(k, 90, 160) for k in range(2)], "What is ahead?", on_text=pieces.append, max_new_tokens=24
+    )
     assert "".join(pieces) == reply.text and 0 < reply.tokens <= 24
     plain = DVLM.from_pretrained(release, decoder="ar").ask(
         [picture(k, 90, 160) for k in range(2)], "What is ahead?", max_new_tokens=24
