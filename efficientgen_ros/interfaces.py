@@ -141,6 +141,9 @@ QUESTIONS: dict[str, Topic] = {
 READY = "/simulation/ready"
 """Latched `std_msgs/String` on which each node says its name once its publishers are matched."""
 
+PROCEED = "/simulation/proceed"
+"""Service `std_srvs/Trigger` of the world: go on after a hold (its parameter `hold_at_s`)."""
+
 
 def message_class(type_name: str) -> Any:
     """The message class of `package/msg/Name`."""

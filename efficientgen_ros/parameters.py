@@ -82,6 +82,12 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         _KEEP_FRAMES,
         Parameter("start_timeout_s", 120.0, "wall time to wait for the other nodes before giving up", 1.0, 3600.0),
         _FAULTS,
+        Parameter(
+            "hold_at_s",
+            "",
+            "sync mode: a JSON list of times (s) at which the drive waits for a call of /simulation/proceed, so that "
+            "what is done to the nodes' processes happens at that time on any machine; empty: none",
+        ),
     ),
     "planner": (
         _PLANNER,

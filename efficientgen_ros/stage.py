@@ -6,7 +6,7 @@ from time import monotonic, perf_counter, sleep
 from typing import Any
 
 from efficientgen.eval.referee import Referee
-from efficientgen.eval.runner import LOOK_BACK_NS, handover_stamp
+from efficientgen.eval.runner import FRAME_GAP_NS, handover_stamp
 from efficientgen.perception.rig import NANO_RIG
 from efficientgen.perception.route import command_at, locate
 from efficientgen.perception.types import (
@@ -23,6 +23,8 @@ from efficientgen.perception.types import (
 from efficientgen.planning.expert import expert_plan
 from efficientgen.worldsim.oracle import Oracle
 from efficientgen.worldsim.scenario import Scenario
+
+LOOK_BACK_NS = 2 * FRAME_GAP_NS  # drawn before the hand-over: no planner looks at more than three frames
 
 
 class Stage:

@@ -36,7 +36,7 @@ from efficientgen.planning.tokenizer import (
     Vocabulary,
     load_tokenizer,
 )
-from efficientgen.planning.views import View, pictures, required, shortfall, view_of
+from efficientgen.planning.views import VIEWS, UnknownSchemaError, View, pictures, required, shortfall, view_of
 
 CAMERAS = ("FRONT_LEFT", "FRONT", "FRONT_RIGHT")  # WOD-E2E order
 TOKEN_BUDGET = 4096  # prompt and answer; the releases were trained on 2048
@@ -85,7 +85,7 @@ class DDrive:
         if config.vision is None:
             raise NotAPlannerError(f"'{name}' is a {config.family}, which reads text only and sees no road")
         self.model, self.tokenizer, self.decoder, self.use_history = model, tokenizer, decoder, use_history
-        self.view = view or view_of(config.schema or WOD_E2E.name)
+        self.view = view or view_of(_schema_name(config))
         self.frames_per_camera, self.max_tokens = self.view.frames, max_tokens
         self.prompt = None if self.view.paired else prompt or default_prompt(self.view.schema)
         _check_ids(tokenizer, config)
@@ -118,7 +118,7 @@ class DDrive:
         tokenizer = load_tokenizer(directory)  # what costs nothing first, the gigabytes last
         view = view_of(schema, directory) if schema else None
         model = load_model(directory, dtype, device)
-        view = view or view_of(model.config.schema or WOD_E2E.name, directory)
+        view = view or view_of(_schema_name(model.config), directory)
         prompt = None if view.paired else load_prompt(directory, held, view.schema)
         name = directory.resolve().name
         return DDrive(model, tokenizer, decoder, use_history, name, rollouts, temperature, view, prompt, max_tokens)
@@ -235,6 +235,15 @@ class DDrive:
             self._cache = KVCache(self.model.config.text, capacity, self.dtype, self.device)
         self._cache.length = 0
         return self._cache
+
+
+def _schema_name(config: ModelConfig) -> str:
+    """Raises:
+    UnknownSchemaError: the model names no answer, and is not the one that can be asked for any.
+    """
+    if config.schema is None and config.family != "fast-dvlm":
+        raise UnknownSchemaError(f"the model names no answer schema; give one of {', '.join(VIEWS)}")
+    return config.schema or WOD_E2E.name
 
 
 def _check_ids(tokenizer: Vocabulary, config: ModelConfig) -> None:

@@ -55,8 +55,8 @@ def models_command(as_json: AsJson = False) -> None:
         return
     table = Table("planner", "what it is", "MiB", "directory", box=SIMPLE_HEAD)
     for row in rows:
-        size = row["size_mib"] or (f"{row['release_gib']:.0f} GiB" if "release_gib" in row else "")
-        table.add_row(row["name"], row["kind"], str(size), row["path"])
+        large = f"{row['release_gib']:.0f} GiB" if "release_gib" in row else ""
+        table.add_row(row["name"], row["kind"], str(row["size_mib"] or large), row["path"])
     console = Console()
     console.print(table)
     console.print(

@@ -133,8 +133,8 @@ def test_json_edited(valid, scratch, data, file):
     try_loading(valid, scratch, mutate)
 
 
-ODD = [None, True, -1, 0, 3, 2**70, -0.5, float("nan"), float("inf"), "", "default", [], [1, 2, 3], [[1, 2]], [None], {},
-       {"a": 1}]  # fmt: skip
+ODD = [None, True, -1, 0, 3, 2**70, -0.5, float("nan"), float("inf"), "", "default", [], [1, 2, 3], [[1, 2]], [None],
+       {}, {"a": 1}]  # fmt: skip
 
 
 def test_every_value_of_the_config_replaced(valid):

@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from efficientgen.perception.types import Observation
+from efficientgen.perception.vision import VisionConfig
+from efficientgen.planning.checkpoint import save_model
+from efficientgen.planning.config import TextConfig, fast_ddrive
 from efficientgen.planning.config_json import CheckpointError
 from efficientgen.planning.ddrive import DDrive, NotAPlannerError, PromptTooLongError
 from efficientgen.planning.drive_prompt import PromptError
@@ -20,6 +23,7 @@ from efficientgen.planning.load import (
     resolve_dtype,
 )
 from efficientgen.planning.model import VisionLanguageModel
+from efficientgen.planning.qwen_tokenizer import installed_ranks
 from efficientgen.planning.schema import AnswerError, decode_answer
 from efficientgen.planning.tokenizer import TokenizerError
 from efficientgen.planning.views import PictureLimitsError, UnknownSchemaError
@@ -195,3 +199,18 @@ def test_answers_without_a_trajectory_are_typed(releases):
     planner = DDrive.from_pretrained(releases["fast-ddrive"])
     with pytest.raises(AnswerError):
         decode_answer(planner.template, planner.tokenizer, planner.answer(three_fronts(0))[0].ids[:-20])
+
+
+def test_the_real_prompt_and_answer_fit_what_the_releases_were_trained_with(tmp_path):
+    """Qwen's own vocabulary, the released picture size: about 2000 tokens, as in training (2048 at most)."""
+    if installed_ranks() is None:
+        pytest.skip("Qwen's vocabulary is not installed: pip install tiktoken; pip install --no-deps dashscope")
+    pytest.importorskip("tiktoken")
+    config = replace(fast_ddrive(), text=TextConfig(16, 16, 1, 2, 1, mrope_section=(2, 1, 1)),
+                     vision=VisionConfig(1, 16, 16, 2, 16, 112, (0,)))  # fmt: skip
+    save_model(VisionLanguageModel(config), tmp_path, layout="flat", dtype=torch.float32)
+    planner = DDrive.from_pretrained(tmp_path)
+    _, grids, ids = planner.inputs(random_observation(0))
+    assert planner.tokenizer.source == "qwen.tiktoken" and len(planner.template) == 404
+    assert grids == ((1, 24, 46),) * 3 and ids.count(151655) == 3 * 276
+    assert 1400 < len(ids) and len(ids) + 404 <= 2048
