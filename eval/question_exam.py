@@ -25,6 +25,8 @@ from efficientgen.planning.tokenizer import Tokenizer
 from efficientgen.planning.train.question_data import Phrasebook, Scenes, Types, load_scenes, load_types
 from efficientgen.planning.train.questions import grade
 
+UNSEEN_EVERY = 3  # of the moments, the share that is asked in the wordings never taught
+
 
 def examine(data: Path, model: Path, control: Path | None, streamed: int, say: Callable[[str], None]) -> dict[str, Any]:
     """The result of `efficientgen eval questions` as JSON-like data.
@@ -36,26 +38,30 @@ def examine(data: Path, model: Path, control: Path | None, streamed: int, say: C
     types = load_types(data)
     right: dict[str, np.ndarray] = {}
     about: dict[str, Any] = {}
+    scenes: Scenes | None = None
     for who, directory in ((MODEL, model), (CONTROL, control)):
         if directory is None:
             continue
         if not is_adapter(directory):
             raise CheckpointError(f"{directory} holds no {ADAPTER}: train one with `efficientgen train questions`")
         config = read_config(directory)
-        training = config["training"]
         weights = load_adapted(directory)
         assert weights.config.vision is not None
-        stem = weights.config.vision.depth - training["vision_blocks"]
-        book = Phrasebook(types, Tokenizer.load(directory), stem, training["blind"])
-        if who == MODEL:
-            scenes = load_scenes(data, "heldout", weights, stem)
-        right[who] = grade(weights, book, scenes).numpy()
-        say(f"{who}: {(right[who] == 1).sum()} of {(right[who] >= 0).sum()} right")
-        if who == MODEL:
-            right[UNSEEN] = grade(weights, book, scenes, unseen=True).numpy()
-            say(f"{UNSEEN}: {(right[UNSEEN] == 1).sum()} of {(right[UNSEEN] >= 0).sum()} right")
-        about[who] = {"sha256": sha256_of(directory / ADAPTER), "base": config["adapter"]["base"],
-                      "base_sha256": config["adapter"]["base_sha256"], "training": training}  # fmt: skip
+        stem = weights.config.vision.depth - config["training"]["vision_blocks"]
+        book = Phrasebook(types, Tokenizer.load(directory), stem, config["training"]["blind"])
+        scenes = scenes or load_scenes(data, "heldout", weights, stem)  # the control has the same stem
+        about[who] = {"sha256": sha256_of(directory / ADAPTER), **config["adapter"], "training": config["training"]}
+        about[who].pop("rows")
+        for answerer, unseen in ((who, False), (UNSEEN, True))[: 2 if who == MODEL else 1]:
+            kept = data / "grades" / f"{about[who]['sha256'][:16]}{'-unseen' * unseen}.npy"
+            if not kept.exists():  # an interrupted examination goes on
+                marks = grade(weights, book, scenes, unseen, every=UNSEEN_EVERY if unseen else 1).numpy()
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                np.save(kept.with_suffix(".new.npy"), marks)
+                kept.with_suffix(".new.npy").rename(kept)
+            right[answerer] = np.load(kept)
+            say(f"{answerer}: {(right[answerer] == 1).sum()} of {(right[answerer] >= 0).sum()} right")
+    assert scenes is not None
     truth = Truth(scenes.answers.numpy(), scenes.command.numpy(), scenes.drives)
     right |= without_looking(_train_truth(data), truth)
     rows = score_questions(types.names, types.answers, truth, right)

@@ -54,37 +54,35 @@ def score_questions(
 
     Args:
         names, answers: the types and their possible answers.
-        right: by answerer (N, T): 1 right, 0 wrong, -1 not asked.
+        right: by answerer (N, T): 1 right, 0 wrong, -1 not asked; one may have been asked less than another.
     """
     drives, drive = np.unique(np.array(truth.drives), return_inverse=True)
     out: dict[str, Any] = {}
     for t, name in enumerate(names):
-        held = truth.answers[:, t] >= 0
-        asked = _counts(drive[held], truth.answers[held, t], np.ones(held.sum()), len(drives), len(answers[t]))
-        hits = {
-            who: _counts(drive[held], truth.answers[held, t], r[held, t], len(drives), len(answers[t]))
-            for who, r in right.items()
-        }
+        count = (len(drives), len(answers[t]))
         picks = resampling(len(drives), name, resamples, seed)
-        row: dict[str, Any] = {"asked": int(asked.sum())}
+        row: dict[str, Any] = {"asked": int((truth.answers[:, t] >= 0).sum())}
         drawn: dict[str, NDArray[np.float64]] = {}
-        for who, hit in hits.items():
-            accuracy, balanced = _scores(asked.sum(0)[None], hit.sum(0)[None])
-            many = _scores(asked[picks].sum(1), hit[picks].sum(1))
+        for who, marks in right.items():
+            held = marks[:, t] >= 0
+            asked = _counts(drive[held], truth.answers[held, t], np.ones(held.sum()), count)
+            hits = _counts(drive[held], truth.answers[held, t], marks[held, t], count)
+            accuracy, balanced = _scores(asked.sum(0)[None], hits.sum(0)[None])
+            many = _scores(asked[picks].sum(1), hits[picks].sum(1))
             drawn[who] = many[1]
-            count = int(asked.sum())
             row[who] = {
-                "accuracy": asdict(_estimate(accuracy[0], many[0], count)),
-                "balanced": asdict(_estimate(balanced[0], many[1], count)),
+                "accuracy": asdict(_estimate(accuracy[0], many[0], int(held.sum()))),
+                "balanced": asdict(_estimate(balanced[0], many[1], int(held.sum()))),
             }
-        if MODEL in hits and CONTROL in hits:
+            if who == MODEL:
+                row["answers"] = {
+                    answer: [int(asked[:, k].sum()), int(hits[:, k].sum())] for k, answer in enumerate(answers[t])
+                }
+        if MODEL in right and CONTROL in right:
             gain = row[MODEL]["balanced"]["mean"] - row[CONTROL]["balanced"]["mean"]
-            difference = _estimate(gain, drawn[MODEL] - drawn[CONTROL], int(asked.sum()))
+            difference = _estimate(gain, drawn[MODEL] - drawn[CONTROL], row["asked"])
             row["over control"] = asdict(difference)
             row["above"] = difference.low > 0
-        row["answers"] = {
-            answer: [int(asked[:, a].sum()), int(hits[MODEL][:, a].sum())] for a, answer in enumerate(answers[t])
-        }
         out[name] = row
     return out
 
@@ -99,9 +97,9 @@ def _asked(half: Truth, t: int, command: int | None) -> NDArray[np.bool_]:
     return held if command is None else held & (half.command == command)
 
 
-def _counts(drive: I64, answer: I64, value: NDArray[Any], drives: int, answers: int) -> NDArray[np.float64]:
+def _counts(drive: I64, answer: I64, value: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.float64]:
     """(D, A) sums of `value` by drive and true answer."""
-    out = np.zeros((drives, answers))
+    out = np.zeros(shape)
     np.add.at(out, (drive, answer), value)
     return out
 

@@ -55,7 +55,7 @@ def train_command(
     torch.set_num_threads(threads)
     config = QuestionTraining(steps=steps, seconds=seconds, blind=blind, seed=seed)
     teacher = Teacher(load_types(data), config, base)
-    scenes = load_scenes(data, "train", teacher.model, teacher.stem)
+    scenes = load_scenes(data, "train", teacher.model, teacher.stem, see=not blind)
     print(f"{len(scenes)} moments of {len(set(scenes.drives))} drives", flush=True)
     rows: list[dict[str, float]] = []
 

@@ -68,8 +68,10 @@ def load_types(directory: Path) -> Types:
 
 
 @torch.no_grad()
-def load_scenes(directory: Path, split: str, model: VisionLanguageModel, stem: int, batch: int = 16) -> Scenes:
-    """One half of a set, with what `model`'s first `stem` vision blocks say of its pictures.
+def load_scenes(
+    directory: Path, split: str, model: VisionLanguageModel, stem: int, see: bool = True, batch: int = 16
+) -> Scenes:
+    """One half of a set, with what `model`'s first `stem` vision blocks say of its pictures; nothing without `see`.
 
     Raises:
         QuestionSetError: the half is empty.
@@ -83,7 +85,9 @@ def load_scenes(directory: Path, split: str, model: VisionLanguageModel, stem: i
         pictures = np.load(directory / split / f"{shard}.pictures.npy", mmap_mode="r")  # (N, 2, 3, H, W, 3)
         size = pictures.shape[3:5]
         grids = (grid_of(*size),) * pictures.shape[2]
-        for i in range(0, len(pictures), batch):
+        if not see:
+            columns["states"].append(torch.zeros(len(pictures), len(grids), 0, 0, dtype=torch.float16))
+        for i in range(0, len(pictures) if see else 0, batch):
             pairs = torch.from_numpy(np.array(pictures[i : i + batch])).transpose(1, 2)
             patches = patchify(pairs.flatten(0, 1)).unflatten(0, (len(pairs), -1)).flatten(1, 2)
             states = model.model.visual.begin(patches, grids, stem)

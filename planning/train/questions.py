@@ -148,21 +148,29 @@ class Teacher:
 
 
 @torch.no_grad()
-def grade(model: VisionLanguageModel, book: Phrasebook, scenes: Scenes, unseen: bool = False, batch: int = 8) -> Tensor:
+def grade(
+    model: VisionLanguageModel,
+    book: Phrasebook,
+    scenes: Scenes,
+    unseen: bool = False,
+    every: int = 1,
+    batch: int = 8,
+) -> Tensor:
     """(N, T) 1 right, 0 wrong, -1 not asked: is the greedy answer to the question exactly the true one?
 
-    Each question is asked in a taught wording that the moment's place in the set picks, or in the one never taught.
+    Each question is asked in a taught wording that the moment's place in the set picks, or in the one never taught, at
+    moments 0, `every`, 2 `every`, ...
     """
-    out = []
-    for rows in torch.arange(len(scenes)).split(batch):
+    out = torch.full(scenes.answers.shape, -1)
+    for rows in torch.arange(0, len(scenes), every).split(batch):
         ids, positions, vision = book.scene(model, scenes, rows)
         types = torch.arange(len(book.types.names)).expand(len(rows), -1)
         wording = book.taught[types] if unseen else (rows[:, None] + types) % book.taught[types]
         truth = scenes.answers[rows]
         questions, answers = book.questions(types, wording), book.answers(types, truth)
         laid = assemble(ids, positions, book.phrases, questions, answers, 0, book.mask_id, None)
-        out.append(torch.where(truth >= 0, right(model, laid, vision).long(), -1))
-    return torch.cat(out)
+        out[rows] = torch.where(truth >= 0, right(model, laid, vision).long(), -1)
+    return out
 
 
 def _schedule(progress: float, warmup: float) -> float:
