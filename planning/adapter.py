@@ -66,10 +66,7 @@ def load_adapted(
             f"{directory} changes {config.base} of sha256 {config.base_sha256[:12]}, {base / WEIGHTS} has "
             f"{found[:12]}: give the base that it was trained on, or train it again with `efficientgen train questions`"
         )
-    try:
-        state = load_file(directory / ADAPTER)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{directory / ADAPTER} is damaged ({error}); fetch or train it again") from error
+    state = read_adapter(directory / ADAPTER)
     model = load_model(base)
     _check(model, config, state, directory / ADAPTER)
     grow_vocabulary(model, config.vocab_size)
@@ -80,6 +77,18 @@ def load_adapted(
             update = state[name + UP].float() @ state[name + DOWN].float()
             model.get_parameter(f"{name}.weight").add_(config.scale * update)
     return model.to(device, dtype).eval().requires_grad_(False)
+
+
+def read_adapter(path: Path) -> dict[str, Tensor]:
+    """The tensors of an adapter's file.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); fetch or train it again") from error
 
 
 def save_adapter(directory: Path, config: AdapterConfig, model: VisionLanguageModel, state: dict[str, Tensor],

@@ -40,6 +40,7 @@ def train_command(
     data: SetDirectory = Path("data/questions"),
     out: Annotated[Path, typer.Option(help="Model directory to write.")] = Path("data/nano-dvlm"),
     base: Annotated[str, typer.Option(help="Shipped model that learns to answer.")] = "nano-ddrive",
+    start: Annotated[Path | None, typer.Option(help="Adapter to go on from.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of 16 scenes with 8 questions each.")] = 1200,
     seconds: Annotated[float | None, typer.Option(min=1, help="End earlier, after so much wall time.")] = None,
     blind: Annotated[bool, typer.Option("--blind", help="The control: zeros in place of pictures.")] = False,
@@ -54,7 +55,7 @@ def train_command(
 
     torch.set_num_threads(threads)
     config = QuestionTraining(steps=steps, seconds=seconds, blind=blind, seed=seed)
-    teacher = Teacher(load_types(data), config, base)
+    teacher = Teacher(load_types(data), config, base, start)
     scenes = load_scenes(data, "train", teacher.model, teacher.stem, see=not blind)
     print(f"{len(scenes)} moments of {len(set(scenes.drives))} drives", flush=True)
     rows: list[dict[str, float]] = []

@@ -81,3 +81,18 @@ def collect(model: VisionLanguageModel) -> dict[str, Tensor]:
         elif isinstance(module, TrainedRows):
             state[ROWS] = module.trained.detach()
     return state
+
+
+def restore(model: VisionLanguageModel, state: dict[str, Tensor]) -> None:
+    """Put what `collect` gave, or an adapter's file holds, back into the branches of `attach`.
+
+    Raises:
+        KeyError: a branch has nothing to be filled with.
+    """
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, LowRankLinear):
+                module.down.copy_(state[name + DOWN])
+                module.up.copy_(state[name + UP])
+            elif isinstance(module, TrainedRows):
+                module.trained.copy_(state[ROWS])

@@ -5,6 +5,7 @@ A set is written by `efficientgen data questions`; it names its own question typ
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,8 @@ def load_scenes(
 ) -> Scenes:
     """One half of a set, with what `model`'s first `stem` vision blocks say of its pictures; nothing without `see`.
 
+    That is kept beside the pictures, under a name that tells the stem and its weights.
+
     Raises:
         QuestionSetError: the half is empty.
     """
@@ -85,18 +88,35 @@ def load_scenes(
         pictures = np.load(directory / split / f"{shard}.pictures.npy", mmap_mode="r")  # (N, 2, 3, H, W, 3)
         size = pictures.shape[3:5]
         grids = (grid_of(*size),) * pictures.shape[2]
+        kept = directory / split / f"{shard}.{_fingerprint(model, stem)}.npy"
         if not see:
-            columns["states"].append(torch.zeros(len(pictures), len(grids), 0, 0, dtype=torch.float16))
-        for i in range(0, len(pictures) if see else 0, batch):
-            pairs = torch.from_numpy(np.array(pictures[i : i + batch])).transpose(1, 2)
-            patches = patchify(pairs.flatten(0, 1)).unflatten(0, (len(pairs), -1)).flatten(1, 2)
-            states = model.model.visual.begin(patches, grids, stem)
-            columns["states"].append(states.unflatten(1, (len(grids), -1)).half())
+            columns["states"].append(np.zeros((len(pictures), len(grids), 0, 0), np.float16))
+        elif kept.exists():
+            columns["states"].append(np.load(kept))
+        else:
+            states = []
+            for i in range(0, len(pictures), batch):
+                pairs = torch.from_numpy(np.array(pictures[i : i + batch])).transpose(1, 2)
+                patches = patchify(pairs.flatten(0, 1)).unflatten(0, (len(pairs), -1)).flatten(1, 2)
+                said = model.model.visual.begin(patches, grids, stem).unflatten(1, (len(grids), -1))
+                states.append(said.half().numpy())
+            columns["states"].append(np.concatenate(states))
+            np.save(kept.with_suffix(".new.npy"), columns["states"][-1])
+            kept.with_suffix(".new.npy").rename(kept)
         for name in ("command", "answers", "drive"):
             columns[name].append(np.load(directory / split / f"{shard}.{name}.npy"))
     command, answers = (torch.from_numpy(np.concatenate(columns[k])).long() for k in ("command", "answers"))
     drives = tuple(str(d) for d in np.concatenate(columns["drive"]))
-    return Scenes(torch.cat(columns["states"]), command, answers, drives, size)
+    return Scenes(torch.from_numpy(np.concatenate(columns["states"])), command, answers, drives, size)
+
+
+def _fingerprint(model: VisionLanguageModel, stem: int) -> str:
+    """Of the weights that the stem's states are a function of."""
+    visual, digest = model.model.visual, hashlib.sha256()
+    for part in (visual.patch_embed, *visual.blocks[:stem]):
+        for value in part.state_dict().values():
+            digest.update(value.float().numpy().tobytes())
+    return f"stem{stem}-{digest.hexdigest()[:12]}"
 
 
 class Phrasebook:

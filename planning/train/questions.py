@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efficientgen.planning.adapter import AdapterConfig, grow_vocabulary, save_adapter, sha256_of
-from efficientgen.planning.checkpoint import load_model
-from efficientgen.planning.load import WEIGHTS, model_directory
+from efficientgen.planning.adapter import AdapterConfig, grow_vocabulary, read_adapter, save_adapter, sha256_of
+from efficientgen.planning.checkpoint import CheckpointError, load_model, read_config
+from efficientgen.planning.load import ADAPTER, WEIGHTS, model_directory
 from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.question_prompt import question_vocabulary
 from efficientgen.planning.tokenizer import IM_END, Tokenizer
-from efficientgen.planning.train.low_rank import attach, collect
+from efficientgen.planning.train.low_rank import attach, collect, restore
 from efficientgen.planning.train.question_data import Phrasebook, Scenes, Types
 from efficientgen.planning.train.question_rows import assemble, losses, right
 
@@ -54,9 +54,16 @@ class QuestionTraining:
 
 
 class Teacher:
-    """Base model with branches, vocabulary and phrases; `train` teaches it, `save` writes the adapter."""
+    """Base model with branches, vocabulary and phrases; `train` teaches it, `save` writes the adapter.
 
-    def __init__(self, types: Types, config: QuestionTraining, base: str = "nano-ddrive"):
+    Args:
+        start: directory of an adapter to go on from, of the same base, rank and questions.
+
+    Raises:
+        CheckpointError: `start` has another base, rank, vocabulary or set of layers.
+    """
+
+    def __init__(self, types: Types, config: QuestionTraining, base: str = "nano-ddrive", start: Path | None = None):
         self.types, self.config, self.base = types, config, base
         directory = model_directory(base)
         self.sha256 = sha256_of(directory / WEIGHTS)
@@ -71,6 +78,8 @@ class Teacher:
         self.generator = torch.Generator().manual_seed(config.seed)
         trained = attach(self.model, config.rank, config.scale, config.vision_blocks, self.rows, self.generator)
         self.parameters = trained
+        if start is not None:
+            restore(self.model, self._held(start))
         self.book = Phrasebook(types, self.tokenizer, self.stem, config.blind)
 
     def train(self, scenes: Scenes, log: Callable[[dict[str, Any]], None]) -> None:
@@ -127,6 +136,17 @@ class Teacher:
         save_adapter(directory, adapter, self.model, collect(self.model),
                      {"questions": examples, "training": asdict(c)} | extra)  # fmt: skip
         self.tokenizer.save(directory)
+
+    def _held(self, start: Path) -> dict[str, Tensor]:
+        """The tensors of the adapter in `start`, which must be one like this."""
+        held, path = read_config(start).get("adapter") or {}, start / ADAPTER
+        mine = {"base_sha256": self.sha256, "rank": self.config.rank, "vocab_size": self.tokenizer.vocab_size}
+        if odd := [key for key, value in mine.items() if held.get(key) != value]:
+            raise CheckpointError(f"{start} was trained with another {odd[0]}: go on with the same base and questions")
+        state = read_adapter(path)
+        if odd := sorted(collect(self.model).keys() ^ state.keys()):
+            raise CheckpointError(f"{path} lacks or does not know the tensor {odd[0]}: it changes other layers")
+        return state
 
     def _balance(self, scenes: Scenes) -> Tensor:
         """(N, T) weights by which a moment's questions are asked: every answer of a type comes about as often."""
