@@ -12,13 +12,14 @@ from efficientgen.planning.adapter import (
     AdapterConfig,
     grow_vocabulary,
     load_adapted,
+    read_adapter,
     save_adapter,
     sha256_of,
 )
 from efficientgen.planning.cache import KVCache
 from efficientgen.planning.checkpoint import CheckpointError, load_model, save_model
 from efficientgen.planning.load import ADAPTER, UnknownPlannerError
-from efficientgen.planning.train.low_rank import LowRankLinear, attach, collect
+from efficientgen.planning.train.low_rank import LowRankLinear, attach, collect, restore
 
 VOCABULARY = 192
 
@@ -130,3 +131,13 @@ def test_training_begins_at_the_base_model(base):
     ids = torch.arange(5, 30)[None]
     torch.testing.assert_close(logits(model, ids), logits(plain, ids))
     assert replace(model.config) == plain.config
+
+
+def test_training_goes_on_from_what_was_saved(taught, base):
+    directory, trained = taught
+    again = load_model(base)
+    grow_vocabulary(again, VOCABULARY)
+    attach(again, 3, 0.5, 1, [4, *range(VOCABULARY - 64, VOCABULARY)], torch.Generator().manual_seed(9))
+    restore(again, read_adapter(directory / ADAPTER))
+    ids = torch.arange(0, 40)[None]
+    torch.testing.assert_close(logits(again, ids), logits(trained, ids))
