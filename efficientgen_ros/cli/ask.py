@@ -74,9 +74,10 @@ def ask_command(
         f"({reply.tokens_per_forward:.1f} a forward); vision {ms['vision']:.0f}, prefill {ms['prefill']:.0f}, "
         f"decode {ms['decode']:.0f} ms[/]",
         highlight=False,
+        soft_wrap=True,
     )
     if truth is not None:
-        console.print(f"[dim]the oracle says: {truth}[/]", highlight=False)
+        console.print(f"[dim]the oracle says: {truth}[/]", highlight=False, soft_wrap=True)
 
 
 def _read(path: Path) -> Any:
