@@ -3,8 +3,9 @@
 References run on stock transformers in float64, uncached (`eval/stock.py`), with the weights as the decoder has them.
 The AR family is compared with greedy AR, block diffusion with its own definition.  In float64 every token must agree.
 In float32 and bf16 a token may differ where two logits, or a probability and the threshold, nearly tie: the largest gap
-at a difference says how near.  At released shape there is no room for the reference; there the AR family is compared
-with our own AR of the same dtype, and what a decoder costs is the point.
+at a difference says how near, and a row for stock transformers in the same dtype says what is the dtype's own doing.
+
+At released shape what a decoder costs is the point; there the AR family is compared with our own AR of the same dtype.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from efficientgen.eval.random_models import Subject
-from efficientgen.eval.stock import Agreement, Prefix, Stock, autoregressive_choices, uncached_diffusion
+from efficientgen.eval.stock import Agreement, Prefix, Stock, autoregressive_choices, rounding, uncached_diffusion
 from efficientgen.planning.cache import KVCache
 from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.decode import DECODERS, NOT_AUTOREGRESSIVE, Answer, Form, TemplateOnDevice, TextForm
@@ -27,11 +28,12 @@ from efficientgen.planning.decode_form import OPEN
 from efficientgen.planning.decode_text import read
 from efficientgen.planning.model import VisionLanguageModel, position_ids
 from efficientgen.planning.schema import AnswerError, Template, decode_answer
-from efficientgen.planning.tokenizer import Tokenizer
+from efficientgen.planning.tokenizer import Vocabulary
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 AR = "greedy AR of stock transformers, uncached, float64"
 DIFFUSION = "block diffusion without a cache on stock transformers, float64"
+STOCK = "(stock itself)"  # in place of a decoder: what the dtype alone changes
 OWN_AR = "our AR, same dtype"
 
 
@@ -47,6 +49,7 @@ class Prompted:
     held: list[int]
     patches: Tensor | None
 
+    @torch.inference_mode()
     def decode(self, decoder: str, **options: Any) -> Answer:
         self.cache.length = len(self.held)
         return DECODERS[decoder](self.model, self.cache, self.form, self.logits, self.next_position, **options)
@@ -124,6 +127,8 @@ def matrix(
                     seeds = range(seed, seed + prompts)
                     ready[on_grid] = [read_both(subject, stock, s, on_grid, new_tokens) for s in seeds]
                 yield compare(subject, stock, decoder, dtype, ready[on_grid])
+                if decoder == "ar" and dtype != "fp64":
+                    yield compare_stock(subject, stock, dtype, ready[on_grid])
 
 
 def reads_on_grid(subject: Subject, decoder: str) -> bool:
@@ -160,6 +165,19 @@ def compare(subject: Subject, stock: Stock, decoder: str, dtype: str, cases: Seq
         _enter(row, subject, answer)
     row.tokens, row.agreed = total.tokens, total.same
     row.logit_gap, row.confidence_gap = total.logit_gap, total.confidence_gap
+    return row
+
+
+@torch.inference_mode()
+def compare_stock(subject: Subject, stock: Stock, dtype: str, cases: Sequence[tuple[Prompted, Prefix]]) -> Row:
+    """Stock transformers in `dtype` against itself in float64, behind the prefixes of our AR answers."""
+    low = Stock(subject.model, DTYPES[dtype])
+    row, total = Row(subject.name, STOCK, dtype, AR), Agreement()
+    for case, prefix in cases:
+        prefixes = prefix, low.prefix(case.held, case.patches, subject.grids)
+        total.add(rounding(stock, low, prefixes, case.form, case.decode("ar").ids))
+        row.prompts += 1
+    row.tokens, row.agreed, row.logit_gap = total.tokens, total.same, total.logit_gap
     return row
 
 
@@ -217,7 +235,7 @@ def _enter(row: Row, subject: Subject, answer: Answer) -> None:
         setattr(row, name, getattr(row, name) + getattr(answer.counts, name))
 
 
-def _readable(template: Template, tokenizer: Tokenizer, ids: list[int]) -> bool:
+def _readable(template: Template, tokenizer: Vocabulary, ids: list[int]) -> bool:
     try:
         decode_answer(template, tokenizer, ids)
     except AnswerError:

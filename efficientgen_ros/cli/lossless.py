@@ -80,8 +80,8 @@ def lossless_command(
 
 def _print(body: list[list[str]]) -> None:
     table = Table(box=SIMPLE_HEAD, title="tokens that agree with the reference")
-    for i, name in enumerate(body[0]):
-        table.add_column(name, no_wrap=i < 2)
+    for name in body[0]:
+        table.add_column(name, no_wrap=True)
     for line in body[1:]:
         table.add_row(*line)
-    Console().print(table)
+    Console(width=max(124, Console().width)).print(table)

@@ -17,12 +17,12 @@ BLOCK = 16
 
 @pytest.fixture(scope="module")
 def v2():
-    return tiny_subjects()["fast-dllm-v2"]().model
+    return tiny_subjects()["tiny-dllm-v2"]().model
 
 
 @pytest.fixture(scope="module")
 def dlm():
-    return tiny_subjects()["efficient-dlm"]().model
+    return tiny_subjects()["tiny-efficient-dlm"]().model
 
 
 def words(seed: int, count: int) -> list[int]:

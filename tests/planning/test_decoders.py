@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from efficientgen.eval.losslessness import Prompted, compare, costs, read_both, reads_on_grid, summarise
+from efficientgen.eval import random_models
+from efficientgen.eval.losslessness import Prompted, compare, costs, read_both, read_prompt, reads_on_grid, summarise
 from efficientgen.eval.losslessness_table import lines
 from efficientgen.eval.random_models import Subject, tiny_subjects
+from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.decode import DECODERS, NOT_AUTOREGRESSIVE, NotAutoregressiveError
 from efficientgen.planning.decode_diffusion import CONFIDENCE, Pass
 from efficientgen.planning.decode_speculative import fork_mask
+from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.schema import decode_answer
 
 pytest.importorskip("transformers")
@@ -24,7 +27,7 @@ from efficientgen.eval.stock import Prefix, Stock, uncached_diffusion  # noqa: E
 MODELS = tuple(tiny_subjects())
 NEXT_TOKEN = tuple(name for name in DECODERS if name not in NOT_AUTOREGRESSIVE)
 FREE_TEXT = ("ar", "self-spec", "fused-self-spec")
-PAIRS = [(m, d) for m in MODELS[:3] for d in NEXT_TOKEN if m == "fast-ddrive" or d in FREE_TEXT]
+PAIRS = [(m, d) for m in MODELS[:3] for d in NEXT_TOKEN if m == "tiny-ddrive" or d in FREE_TEXT]
 NEW_TOKENS = 40
 SEEDS = (0, 1)
 
@@ -103,7 +106,7 @@ def test_block_diffusion_is_its_uncached_definition(bench, model, options):
 
 @torch.inference_mode()
 def test_section_diffusion_is_its_uncached_definition(bench):
-    mine = bench("fast-ddrive")
+    mine = bench("tiny-ddrive")
     for case, prefix in mine.cases("section-diffusion"):
         reference, _ = uncached_diffusion(mine.stock, prefix, case.form, CONFIDENCE, 10**6, False)
         assert case.decode("section-diffusion").ids == reference
@@ -132,7 +135,7 @@ def test_the_sub_block_cache_is_exact_with_one_sub_block_and_else_saves_rows_onl
 
 def test_a_wrong_mask_is_noticed(bench):
     """The reference is not fooled: with the other clean context, or another grid, tokens differ."""
-    mine = bench("fast-dllm-v2")
+    mine = bench("tiny-dllm-v2")
     cases = mine.cases("diffusion")
     row = compare(mine.subject, mine.stock, "diffusion", "fp64", cases)
     assert row.agreed == row.tokens > 0
@@ -147,7 +150,7 @@ def test_a_wrong_mask_is_noticed(bench):
 @pytest.mark.parametrize("decoder", DECODERS)
 @torch.inference_mode()
 def test_random_weights_write_valid_json(bench, decoder):
-    mine = bench("fast-ddrive")
+    mine = bench("tiny-ddrive")
     for case, _ in mine.cases(decoder):
         text, sections = decode_answer(mine.subject.template, mine.subject.tokenizer, case.decode(decoder).ids)
         assert json.loads(text)["critical_objects"] and np.isfinite(sections["trajectory"]).all()
@@ -155,7 +158,7 @@ def test_random_weights_write_valid_json(bench, decoder):
 
 @torch.inference_mode()
 def test_forwards_are_what_the_definitions_say(bench):
-    mine = bench("fast-ddrive")
+    mine = bench("tiny-ddrive")
     case, _ = mine.cases("ar")[0]
     form, values = case.form, case.form.values(0, len(case.form))
     count = {name: case.decode(name).counts.forwards for name in DECODERS}
@@ -174,7 +177,7 @@ def test_forwards_are_what_the_definitions_say(bench):
 @torch.inference_mode()
 def test_text_ends_with_the_stop_token_the_model_writes(bench, decoder):
     """Whatever token comes third is made the stop token; a given one ends nothing."""
-    mine = bench("fast-dvlm")
+    mine = bench("tiny-dvlm")
     case, _ = mine.cases(decoder)[0]
     ids = case.decode(decoder).ids
     stop = next(t for t in ids[2:] if t not in ids[:2])
@@ -187,7 +190,7 @@ def test_text_ends_with_the_stop_token_the_model_writes(bench, decoder):
 
 
 def test_without_token_shift_nothing_can_be_verified(bench):
-    case, _ = bench("efficient-dlm").cases("diffusion")[0]
+    case, _ = bench("tiny-efficient-dlm").cases("diffusion")[0]
     for decoder in NEXT_TOKEN:
         with pytest.raises(NotAutoregressiveError, match="diffusion"):
             case.decode(decoder)
@@ -204,10 +207,33 @@ def test_forks_see_the_tokens_they_continue_and_themselves():
 
 
 def test_costs_name_every_decoder_without_a_reference():
-    subjects = {name: make for name, make in tiny_subjects().items() if name in ("fast-ddrive", "efficient-dlm")}
+    subjects = {name: make for name, make in tiny_subjects().items() if name in ("tiny-ddrive", "tiny-efficient-dlm")}
     rows = list(costs(subjects, "fp64", 1, 12))
-    assert [(r.model, r.decoder) for r in rows] == [("fast-ddrive", d) for d in DECODERS] + [
-        ("efficient-dlm", "diffusion")
+    assert [(r.model, r.decoder) for r in rows] == [("tiny-ddrive", d) for d in DECODERS] + [
+        ("tiny-efficient-dlm", "diffusion")
     ]
     assert all(r.agreed == r.tokens and r.forwards and r.peak_mib is None for r in rows)
     assert len(lines(summarise(rows)["rows"])) == len(rows) + 1
+
+
+@pytest.mark.parametrize("name", ["fast-ddrive", "fast-dvlm", "fast-dllm-v2", "efficient-dlm"])
+def test_released_shapes_are_asked_the_same_way(name, monkeypatch):
+    """Released slots, blocks, pictures and token ids over layers that are cut down, which is all a CPU can take."""
+    draw, slim = random_models.random_model, {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+
+    def cut(config: ModelConfig, seed: int, dtype: torch.dtype, device: str) -> VisionLanguageModel:
+        sections = (2, 1, 1) if config.text.mrope_section else None
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "explicit_head_dim": None}
+        text = replace(config.text, **slim, **heads, mrope_section=sections)
+        vision = config.vision and replace(random_models.TINY_VISION, depth=1, out_hidden_size=32)
+        return draw(replace(config, text=text, vision=vision), seed, dtype, device)
+
+    monkeypatch.setattr(random_models, "random_model", cut)
+    subject = random_models.released_subjects(torch.float32, "cpu")[name]()
+    decoder = {"fast-ddrive": "section-diffusion", "fast-dvlm": "fused-self-spec"}.get(name, "diffusion")
+    case = read_prompt(subject, 0, reads_on_grid(subject, decoder), 40)
+    answer = case.decode(decoder, **({"passes": 1} if decoder == "section-diffusion" else {}))
+    assert subject.model.config.mask_token_id not in answer.ids and 0 < answer.counts.values
+    assert len(answer.ids) == len(case.form) or answer.ids[-1] == case.form.stop
+    if subject.template is not None:
+        assert decode_answer(subject.template, subject.tokenizer, answer.ids)[1]["trajectory"]

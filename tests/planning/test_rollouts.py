@@ -118,6 +118,9 @@ def test_rollouts_without_a_trajectory_are_rejected_and_counted(prompted, tokeni
     with pytest.raises(NoValidRolloutError, match="none of 2 rollouts") as told:
         read_rollouts(template, tokenizer, [broken, broken])
     assert isinstance(told.value, AnswerError)
+    with pytest.raises(AnswerError) as told:
+        read_rollouts(template, tokenizer, [broken])
+    assert type(told.value) is AnswerError
 
 
 def test_the_prefix_is_stored_once(prompted):
