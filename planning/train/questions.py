@@ -99,7 +99,8 @@ class Teacher:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             front_only = bool(torch.rand((), generator=self.generator) < config.front_only)
-            rows = torch.multinomial(weight.sum(1), config.batch, generator=self.generator)
+            few = len(scenes) < config.batch  # a set smaller than a batch shows its scenes more than once
+            rows = torch.multinomial(weight.sum(1), config.batch, few, generator=self.generator)
             types, asked = self._ask(weight[rows], scenes.answers[rows], front_only)
             wording = (torch.rand(types.shape, generator=self.generator) * self.book.taught[types]).long()
             questions, answers = self.book.questions(types, wording), self.book.answers(types, asked)
