@@ -31,7 +31,7 @@ def shipped(*roots: str) -> list[tuple[str, list[str]]]:
     return list(out.items())
 
 
-NODES = ("world", "planner", "vehicle", "safety", "recorder")
+NODES = ("world", "planner", "vehicle", "safety", "recorder", "answerer")
 
 setup(
     name="efficientgen",
