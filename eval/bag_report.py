@@ -28,7 +28,7 @@ from efficientgen.eval.overlay import draw_path, to_map
 from efficientgen.eval.report import PAGE, fill_page, write_text
 from efficientgen.eval.report_drive import words_section
 from efficientgen.eval.step_log import Step, StepLog
-from efficientgen.eval.video import ORDER, render
+from efficientgen.eval.video import ORDER, WIDTH, render
 from efficientgen.perception.types import (
     F64,
     NS,
@@ -294,7 +294,8 @@ def still(answer: Answer, pictures: dict[str, CameraFrame]) -> bytes | None:
     tiles = []
     for name in names:
         frame = pictures[name]
-        size = (STILL_ZOOM * frame.image.shape[1], STILL_ZOOM * frame.image.shape[0])
+        zoom = min(STILL_ZOOM, WIDTH / sum(pictures[n].image.shape[1] for n in names))
+        size = (round(zoom * frame.image.shape[1]), round(zoom * frame.image.shape[0]))
         image = Image.fromarray(frame.image).resize(size, Image.Resampling.BICUBIC)
         for points, colour in (
             (answer.driven, SOURCE_COLOUR[Source.EXPERT]),
@@ -321,9 +322,10 @@ def _inputs(summary: dict[str, Any]) -> str:
         seen = f"{lens['model']}, {lens['size'][0]}x{lens['size'][1]}" if lens else "not in the recording"
         turned = f"{pinhole['size'][0]}x{pinhole['size'][1]}, {100 * held['coverage']:.0f} % seen" if pinhole else ""
         late = f"{offset['median']:.1f} / {offset['largest']:.1f} ms" if offset else "–"
-        cells = (held["topic"] or "none", f"{held['messages']}", seen, turned, late, f"{held['plans_without']}")
-        rows += f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-    heads = ("topic", "messages", "lens", "rectified to", "off the stamp, median / most", "plans without it")
+        cells = (f"{held['messages']}", seen, turned, late, f"{held['plans_without']}")
+        who = f"{escape(name)}<br><small>{escape(held['topic'] or 'not in rig.yaml')}</small>"
+        rows += f"<tr><th>{who}</th>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
+    heads = ("pictures", "lens", "rectified to", "off the stamp", "plans without")
     head = "<th></th>" + "".join(f"<th>{h}</th>" for h in heads)
     skipped = "".join(
         f"<tr><th>{escape(kind)}</th><td>{n}</td><td>{escape(summary['examples'][kind])}</td></tr>"
@@ -368,7 +370,7 @@ def _definitions() -> str:
         "<dt>Open loop</dt><dd>The car does not follow the plan, so a plan never meets its own consequences. A small "
         "error is not good driving, and a large one may be another good way.</dd>"
         "<dt>Off the stamp</dt><dd>Cameras are not synchronised: so far was the picture's own time from the time that "
-        "the planner took it for.</dd></dl></footer>"
+        "the planner took it for, median and most.</dd></dl></footer>"
     )
 
 

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from efficientgen_ros.cli import (
+    ask,
     bench,
     compare,
     data,
@@ -15,6 +16,7 @@ from efficientgen_ros.cli import (
     evaluate,
     export,
     listing,
+    questions,
     replay,
     runs,
     score,
@@ -30,11 +32,15 @@ app = typer.Typer(
 app.command("drive")(drive.drive_command)
 app.command("bringup")(drive.bringup_command)
 app.command("replay")(replay.replay_command)
+app.command("ask")(ask.ask_command)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(score.app, name="score")
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
+data.app.command("questions")(questions.data_command)
+train.app.command("questions")(questions.train_command)
+evaluate.app.command("questions")(questions.eval_command)
 app.command("sweep")(sweep.sweep_command)
 app.command("compare")(compare.compare_command)
 app.command("leaderboard")(compare.leaderboard_command)

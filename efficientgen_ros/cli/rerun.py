@@ -45,22 +45,23 @@ def told(recording: Recording, step: int) -> dict[str, str]:
 
 def drive_again(
     recording: Recording, step: int, scenario: Scenario, planner: str, checkpoint: str, model: dict[str, Any],
-    progress: Progress,
+    world: Any, progress: Progress,
 ) -> StepLog:  # fmt: skip
     """The drive from `step` on, with its pictures; what is not as it was is printed."""
     from efficientgen.eval.rerun import rerun
-    from efficientgen.worldsim.reference.world import ReferenceWorld
+    from efficientgen.eval.runner import name_of
 
     console = progress.console
     for words in recording.warnings:
         console.print(f"[yellow]warning[/]: {words}", soft_wrap=True)
+    if recording.log.world not in ("none", name_of(world)):
+        console.print(f"[yellow]warning[/]: recorded in world {recording.log.world}, now drawn by {name_of(world)}")
     task = progress.add_task(f"{scenario.name} · {planner} from step {step}", total=scenario.duration_s)
 
     def on_step(done: Step) -> None:
         progress.update(task, completed=done.stamp_ns / 1e9 + 0.4)
 
     driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint, **model)
-    world = ReferenceWorld()
     log = rerun(recording.log, step, scenario, driver, world, keep_frames=True, on_step=on_step)
     progress.update(task, completed=scenario.duration_s)
     differs = log.notes["rerun"]["traffic_differs_s"]
