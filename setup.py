@@ -31,7 +31,7 @@ def shipped(*roots: str) -> list[tuple[str, list[str]]]:
     return list(out.items())
 
 
-NODES = ("world", "planner", "vehicle", "safety", "recorder", "answerer")
+NODES = ("world", "planner", "vehicle", "safety", "recorder", "answerer", "foreign_planner")
 
 setup(
     name="efficientgen",

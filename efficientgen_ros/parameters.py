@@ -147,6 +147,13 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
     ),
 }
 
+_SHARED = ("planner", "checkpoint", "decoder", "schema", "device", "dtype", "rollouts", "threads", "warm_up")
+PARAMETERS["foreign_planner"] = (
+    Parameter("rig", "", "rig.yaml of the car whose topics are listened to (docs/replay.md)"),
+    *(parameter for parameter in PARAMETERS["planner"] if parameter.name in _SHARED),
+    Parameter("autostart", False, "configure and activate at once; a launch file leads the node instead"),
+)
+
 
 def find(node: str, name: str) -> Parameter:
     """The parameter `name` of `node`.

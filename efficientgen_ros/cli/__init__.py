@@ -17,6 +17,7 @@ from efficientgen_ros.cli import (
     export,
     listing,
     questions,
+    replay,
     runs,
     score,
     sweep,
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command("drive")(drive.drive_command)
 app.command("bringup")(drive.bringup_command)
+app.command("replay")(replay.replay_command)
 app.command("ask")(ask.ask_command)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(score.app, name="score")

@@ -16,10 +16,12 @@ from rich.table import Table
 
 from efficientgen import share
 from efficientgen.planning.load import CONSTANT_VELOCITY, DEFAULT, EXPERT, load_planner, model_directory
+from efficientgen_ros.cli.rerun import drive_again, taken_up, told
 from efficientgen_ros.cli.worlds import WORLDS, check_options, make_world, require_cameras
 
 if TYPE_CHECKING:
     from efficientgen.eval.metrics import Metrics
+    from efficientgen.eval.rerun import Recording
     from efficientgen.eval.step_log import Step, StepLog
     from efficientgen.worldsim.scenario import Scenario
 
@@ -30,6 +32,7 @@ ROS_MODES = ("sync", "realtime")
 
 
 def drive_command(
+    context: typer.Context,
     scenario: Annotated[list[str], typer.Argument(help="Scenarios; `efficientgen scenarios` lists them.")] = None,  # type: ignore[assignment]
     planner: Annotated[
         str, typer.Option(help="nano-ddrive, fast-ddrive, fast-dvlm, expert, constant-velocity.")
@@ -63,6 +66,10 @@ def drive_command(
     picture: Annotated[
         Path | None, typer.Option(help="Also write a still of the first drive here (JPEG, at most 250 kB).")
     ] = None,
+    from_run: Annotated[
+        Path | None, typer.Option("--from", help="A recorded drive to take up again at --step, in this process.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Of --from: the plan period (0.4 s) to take over at.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Serve the drives for Foxglove while they run.")] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of --live, on this host.")] = 8765,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -75,6 +82,13 @@ def drive_command(
 
     _check(mode, MODES, "--mode")
     _check(world, WORLDS, "--world")
+    recording: Recording | None = None
+    if from_run is not None or step is not None:
+        recording = taken_up(from_run, step, scenario or [], mode)
+        scenario, seed, in_process = scenario or [recording.log.scenario], recording.log.seed, True
+        weather = weather or recording.log.start.weather
+        source = context.get_parameter_source("planner")
+        planner = recording.log.planner if source is None or source.name == "DEFAULT" else planner
     check_options(world, world_dir, in_process)
     if (mode == "latency") != bool(latency):
         raise typer.BadParameter("--mode latency and --latency (seconds, 'measured' or a profile) go together")
@@ -102,7 +116,9 @@ def drive_command(
     entries: list[Entry] = []
     with _progress(console) as progress:
         for each in scenarios:
-            if in_process:
+            if recording is not None and step is not None:
+                log = drive_again(recording, step, each, planner, checkpoint, tuning["planner"], drawn_by, progress)
+            elif in_process:
                 log = _drive_here(each, seed, planner, checkpoint, tuning["planner"], latency, drawn_by, progress)
             else:
                 log = _drive_ros(each, seed, planner, checkpoint, world, mode, kill_planner_at, run, tuning, progress)
@@ -112,7 +128,8 @@ def drive_command(
                     beside = _drive_plain(each, seed, other, progress)
                     entries.append(Entry(_keep(beside, run), beside, show=False))
         task = progress.add_task("report", total=None)
-        page = write_report(entries, run, progress=lambda words: progress.update(task, description=words))
+        facts = told(recording, step) if recording is not None and step is not None else {}
+        page = write_report(entries, run, facts=facts, progress=lambda words: progress.update(task, description=words))
         index = write_index(runs)
         progress.remove_task(task)
     if picture is not None:
@@ -252,10 +269,12 @@ def _keep(log: StepLog, run: Path) -> Metrics:
     from dataclasses import replace
 
     from efficientgen.eval.metrics import score
+    from efficientgen.eval.rerun import origin
     from efficientgen.eval.store import run_directory, save
 
     metrics = score(log)
     bare = replace(log, steps=tuple(replace(step, frames=None) for step in log.steps))
+    bare = replace(bare, notes={**bare.notes, **origin(log.scenario)})
     save(bare, run_directory(run.parent, run.name, log) / "log", metrics)
     return metrics
 
