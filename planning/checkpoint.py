@@ -18,10 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from efficientgen.perception.patches import MERGE, PATCH, TEMPORAL_PATCH
 from efficientgen.perception.vision import VisionConfig
+from efficientgen.planning.config import ModelConfig, NoiseSchedule, TextConfig
 from efficientgen.planning.load import WEIGHTS
-from efficientgen.planning.model import ModelConfig, TextConfig, VisionLanguageModel
+from efficientgen.planning.model import VisionLanguageModel
 
-OUR_KEYS = ("bd_size", "mask_token_id", "null_token_id", "image_token_id", "vision_start_token_id", "im_end_token_id",
+OUR_KEYS = ("family", "bd_size", "decode_block_size", "sub_block_size", "token_shift", "clean_context",
+            "mask_token_id", "null_token_id", "image_token_id", "vision_start_token_id", "im_end_token_id",
             "schema")  # fmt: skip
 
 
@@ -32,19 +34,23 @@ class CheckpointError(ValueError):
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
     """`config` in the layout of transformers' Qwen2.5-VL, plus our keys."""
     text = {k: v for k, v in dataclasses.asdict(config.text).items() if k not in ("mrope_section", "rope_theta")}
-    rope: dict[str, Any] = {"type": "default", "rope_type": "default"}
-    rope |= {"mrope_section": list(config.text.mrope_section), "rope_theta": config.text.rope_theta}
-    vision = {k: v for k, v in dataclasses.asdict(config.vision).items() if k not in ("rope_theta", "rms_norm_eps")}
-    vision |= {"fullatt_block_indexes": list(config.vision.fullatt_block_indexes), "patch_size": PATCH}
-    vision |= {"temporal_patch_size": TEMPORAL_PATCH, "spatial_merge_size": MERGE, "hidden_act": "silu"}
-    return {
+    rope: dict[str, Any] = {"type": "default", "rope_type": "default", "rope_theta": config.text.rope_theta}
+    if config.text.mrope_section:
+        rope["mrope_section"] = list(config.text.mrope_section)
+    out: dict[str, Any] = {
         "architectures": ["Fast_dDriveForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
         "tie_word_embeddings": config.text.tie_word_embeddings,
         "text_config": text | {"rope_parameters": rope, "hidden_act": "silu", "model_type": "qwen2_5_vl_text"},
-        "vision_config": vision | {"model_type": "qwen2_5_vl"},
+        "noise": dataclasses.asdict(config.noise),
         **{k: getattr(config, k) for k in OUR_KEYS},
     }
+    if config.vision is not None:
+        vision = {k: v for k, v in dataclasses.asdict(config.vision).items() if k not in ("rope_theta", "rms_norm_eps")}
+        vision |= {"fullatt_block_indexes": list(config.vision.fullatt_block_indexes), "patch_size": PATCH}
+        vision |= {"temporal_patch_size": TEMPORAL_PATCH, "spatial_merge_size": MERGE, "hidden_act": "silu"}
+        out["vision_config"] = vision | {"model_type": "qwen2_5_vl"}
+    return out
 
 
 def config_from_json(data: dict[str, Any]) -> ModelConfig:
@@ -56,9 +62,13 @@ def config_from_json(data: dict[str, Any]) -> ModelConfig:
 
     text = data["text_config"]
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    text = text | {k: rope[k] for k in ("mrope_section", "rope_theta") if k in rope}
+    text = text | {"mrope_section": None} | {k: rope[k] for k in ("mrope_section", "rope_theta") if k in rope}
     ours = {k: data[k] for k in OUR_KEYS if k in data}
-    return ModelConfig(text=pick(TextConfig, text), vision=pick(VisionConfig, data["vision_config"]), **ours)
+    if "noise" in data:
+        noise = data["noise"] | {"beta": tuple(tuple(pair) for pair in data["noise"]["beta"])}
+        ours["noise"] = pick(NoiseSchedule, noise)
+    vision = pick(VisionConfig, data["vision_config"]) if "vision_config" in data else None
+    return ModelConfig(text=pick(TextConfig, text), vision=vision, **ours)
 
 
 def load_model(directory: Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> VisionLanguageModel:

@@ -32,6 +32,10 @@ class UnknownDecoderError(ValueError):
     """A decoder name that `DECODERS` does not have."""
 
 
+class UnknownSchemaError(ValueError):
+    """A model whose `schema` `SCHEMAS` does not have; text-only and question models have none."""
+
+
 class DDrive:
     """A block-diffusion vision-language-action planner at batch 1."""
 
@@ -48,6 +52,8 @@ class DDrive:
         if decoder not in DECODERS:
             raise UnknownDecoderError(f"no decoder '{decoder}'; choose one of {', '.join(DECODERS)}")
         self.model, self.tokenizer, self.decoder, self.use_history = model, tokenizer, decoder, use_history
+        if model.config.schema not in SCHEMAS:
+            raise UnknownSchemaError(f"no answer schema '{model.config.schema}'; known are {', '.join(SCHEMAS)}")
         self.template = compile_template(SCHEMAS[model.config.schema], tokenizer, model.config.bd_size)
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype

@@ -1,59 +1,25 @@
-"""The text side of Qwen2.5-VL and the vision-language model around it, as one module for AR and block diffusion.
+"""One model for AR and block diffusion: Qwen2.5-VL with its text and vision towers, or Qwen2.5 and Qwen3 text alone.
 
-Fast-dVLM and Fast-dDrive add no parameters to Qwen2.5-VL: only the attention pattern differs.  So the layers take an
-`attend` callable and never see a mask or a cache; `planning/cache.py` and `planning/masks.py` provide the patterns.
-Parameter names equal the released checkpoints'.  Shapes: B rows, L tokens, H heads, D head width.
+The block-diffusion papers add no parameters to their parents: only the attention pattern differs.  So the layers take
+an `attend` callable and never see a mask or a cache; `planning/cache.py` and `planning/masks.py` provide the patterns.
+Parameter names equal Qwen2.5-VL's as transformers 5 writes them; `planning/layouts.py` maps the releases' onto them.
+Shapes: B rows, L tokens, H heads, D head width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efficientgen.perception.vision import Grid, RMSNorm, VisionConfig, VisionTower, rotate_half
+from efficientgen.perception.vision import Grid, RMSNorm, VisionTower, rotate_half
+from efficientgen.planning.config import ModelConfig, TextConfig
 
 # (q (B, H, L, D), k (B, Hkv, L, D), v (B, Hkv, L, D)) -> (B, H, L, D)
 LayerAttend = Callable[[Tensor, Tensor, Tensor], Tensor]
 Attend = Callable[[int], LayerAttend]  # of one layer, by its index
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Shape of the decoder; the defaults are Qwen2.5-VL-3B's."""
-
-    hidden_size: int = 2048
-    intermediate_size: int = 11008
-    num_hidden_layers: int = 36
-    num_attention_heads: int = 16
-    num_key_value_heads: int = 2
-    vocab_size: int = 151936
-    rope_theta: float = 1e6
-    rms_norm_eps: float = 1e-6
-    mrope_section: tuple[int, int, int] = (16, 24, 24)
-    tie_word_embeddings: bool = True
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """One block-diffusion vision-language model; the defaults are Fast-dDrive's (facts: planners 1.1)."""
-
-    text: TextConfig = field(default_factory=TextConfig)
-    vision: VisionConfig = field(default_factory=VisionConfig)
-    bd_size: int = 32  # value tokens in a diffusion block
-    mask_token_id: int = 151665
-    null_token_id: int = 151666
-    image_token_id: int = 151655
-    vision_start_token_id: int = 151652
-    im_end_token_id: int = 151645
-    schema: str = "wod-e2e"
 
 
 class Attention(nn.Module):
@@ -61,10 +27,14 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         q_width, kv_width = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, q_width)
-        self.k_proj = nn.Linear(config.hidden_size, kv_width)
-        self.v_proj = nn.Linear(config.hidden_size, kv_width)
+        self.q_proj = nn.Linear(config.hidden_size, q_width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.qkv_bias)
         self.o_proj = nn.Linear(q_width, config.hidden_size, bias=False)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: LayerAttend) -> Tensor:
         batch, length, _ = x.shape
@@ -72,6 +42,8 @@ class Attention(nn.Module):
             proj(x).view(batch, length, -1, self.head_dim).transpose(1, 2)  # (B, H or Hkv, L, D)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
         )
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
         q, k = q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
         out = attend(q, k, v)
         return self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
@@ -119,16 +91,17 @@ class TextModel(nn.Module):
 
 
 class Towers(nn.Module):
-    """What the checkpoints call `model`: the vision tower and the text model that reads its tokens."""
+    """What the checkpoints call `model`: the text model, and the vision tower whose tokens it reads if there is one."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.visual = VisionTower(config.vision)
+        if config.vision is not None:
+            self.visual = VisionTower(config.vision)
         self.language_model = TextModel(config.text)
 
 
 class VisionLanguageModel(nn.Module):
-    """Qwen2.5-VL: `model.visual`, `model.language_model` and a (tied) head."""
+    """`model.visual` (absent in text-only models), `model.language_model` and a (tied) head."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -160,17 +133,19 @@ class VisionLanguageModel(nn.Module):
 
 
 def mrope(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin of multimodal RoPE, broadcastable to (B, H, L, D).
+    """cos and sin of RoPE, broadcastable to (B, H, L, D); `positions` (3, L) or (3, B, L).
 
     Frequencies are dealt to time, height and width in contiguous sections (Qwen2.5-VL, `mrope_section`).
+    Without sections all belong to the first axis, which is plain RoPE; on text, whose axes are alike, both are the same.
     """
     half = config.head_dim // 2
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
     inv_freq = (1.0 / config.rope_theta**steps).to(wide)
-    axis = torch.repeat_interleave(torch.arange(3), torch.tensor(config.mrope_section)).to(positions.device)
+    sections = config.mrope_section or (half, 0, 0)
+    axis = torch.repeat_interleave(torch.arange(3), torch.tensor(sections)).to(positions.device)
     if len(axis) != half:
-        raise ValueError(f"mrope_section {config.mrope_section} must sum to half of head_dim {config.head_dim}")
+        raise ValueError(f"mrope_section {sections} must sum to half of head_dim {config.head_dim}")
     angle = positions.to(wide)[axis].movedim(0, -1) * inv_freq  # (L, half) or (B, L, half)
     angle = torch.cat((angle, angle), -1)
     angle = angle[None, None] if angle.dim() == 2 else angle[:, None]
@@ -182,6 +157,8 @@ def position_ids(ids: list[int], grids: tuple[Grid, ...], config: ModelConfig) -
 
     Text after an image goes on from the largest position in it plus one.  A clean copy of a span repeats its positions.
     """
+    if config.vision is None:
+        return torch.arange(len(ids)).expand(3, -1)
     columns: list[Tensor] = []
     cursor, i, image = 0, 0, 0
     while i < len(ids):

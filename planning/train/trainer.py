@@ -243,7 +243,7 @@ def _initialise(model: VisionLanguageModel) -> None:
             continue
         std = 0.02
         if name.endswith(("o_proj.weight", "down_proj.weight", "attn.proj.weight")):
-            depth = vision.depth if "visual" in name else text.num_hidden_layers
+            depth = vision.depth if vision and "visual" in name else text.num_hidden_layers
             std /= math.sqrt(2 * depth)
         torch.nn.init.normal_(parameter, std=std)
     for name, parameter in model.named_parameters():
