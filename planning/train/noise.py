@@ -48,7 +48,7 @@ def draw(
         ab = torch.tensor(schedule.beta).expand(len(block), blocks, sections, 2).contiguous()
         gamma = torch._standard_gamma(ab.to(block.device), generator=generator)
         beta = gamma[..., 0] / gamma.sum(-1)  # (B, blocks, sections)
-        level = beta.flatten(1).gather(1, block * sections + section)
+        level = beta.flatten(1).gather(1, block * sections + section.clamp(min=0))
     probability = (1 - schedule.floor) * level + schedule.floor
     return (_uniform(tuple(block.shape), generator) < probability) & maskable, level
 
@@ -82,7 +82,7 @@ def _position_dependent(
     score = score.masked_fill(~maskable, -torch.inf)
     # rank within the block: sort by (block, score descending), then count from each block's first
     order = score.argsort(1, descending=True)
-    order = order.gather(1, block.gather(1, order).argsort(1, stable=True))
+    order = order.gather(1, block.gather(1, order).argsort(dim=1, stable=True))
     start = width.cumsum(1) - width  # (B, blocks) where each block begins in the sorted row
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(length, device=device).expand(rows, -1))
     rank = rank - start.gather(1, block)

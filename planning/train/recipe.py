@@ -71,6 +71,12 @@ class Noise:
     hidden: Tensor  # bool (B, C, L)
     level: Tensor  # float (B, L), t
 
+    def slice(self, rows: slice) -> Noise:
+        return Noise(self.block[rows], self.hidden[rows], self.level[rows])
+
+    def to(self, device: torch.device | str) -> Noise:
+        return Noise(self.block.to(device), self.hidden.to(device), self.level.to(device))
+
 
 def draw_noise(recipe: Recipe, batch: Batch, block_size: int, generator: torch.Generator) -> Noise:
     """Cut the batch into blocks of `block_size` and hide tokens; both on the CPU, keyed by `generator`."""
@@ -115,7 +121,7 @@ def fill_last_block(recipe: Recipe, batch: Batch, mask_id: int, end_id: int) -> 
 
     place = torch.arange(total).expand(rows, -1)
     tail = (place >= lengths[:, None]) & (place < ends[:, None])
-    after = batch.positions.amax((0, 2)) if length else lengths
+    after = batch.positions.masked_fill(~batch.real, -1).amax((0, 2))  # (B,) last position
     ids = torch.where(tail, mask_id if recipe.fill == "mask" else end_id, wider(batch.ids, mask_id))
     grown = after[:, None] + (place - lengths[:, None] + 1)
     positions = torch.where(place < lengths[:, None], wider(batch.positions, 0), grown)
@@ -131,4 +137,5 @@ def fill_last_block(recipe: Recipe, batch: Batch, mask_id: int, end_id: int) -> 
         weight=wider(batch.weight, 1.0),
         clean_weight=wider(batch.clean_weight, 1.0),
         image=wider(batch.image, False),
+        pictures=batch.pictures,
     )

@@ -14,9 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from efficientgen.perception.vision import Grid
 from efficientgen.planning.masks import CLEAN, PADDING, Layout
 
 Keep = Literal["all", "text", "answer"]
+Pictures = tuple[Tensor, tuple[Grid, ...]]  # a row's patch vectors (N, 1176) and the grid of each of its images
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,11 @@ class Batch:
     answer: Tensor  # has a label: the responses, or everything when a text is learned as a whole
     maskable: Tensor  # may be hidden: the answer without its scaffold
     always: Tensor  # hidden in both copies (always_mask_im_end)
-    section: Tensor
+    section: Tensor  # of a structured answer; -1 in the prompt
     weight: Tensor  # float (B, L), of the diffusion loss
     clean_weight: Tensor  # float (B, L), of the AR term
     image: Tensor  # an image token: its embedding comes from the vision tower
+    pictures: tuple[Pictures, ...] = ()  # one entry per row, or none at all
 
     def slice(self, rows: slice) -> Batch:
         """Some of the rows."""
@@ -40,7 +43,8 @@ class Batch:
         return Batch(positions=self.positions[:, rows], **fields)
 
     def to(self, device: torch.device | str) -> Batch:
-        return Batch(**{k: v.to(device) for k, v in vars(self).items()})
+        fields = {k: v.to(device) for k, v in vars(self).items() if k != "pictures"}
+        return Batch(pictures=tuple((patches.to(device), grids) for patches, grids in self.pictures), **fields)
 
 
 @dataclass(frozen=True)
@@ -114,5 +118,5 @@ def _kept(batch: Batch, keep: Keep) -> tuple[Tensor, Tensor]:
     """Places (B, N) that each row's noisy half holds, in order, and which of them are not padding."""
     wanted = {"all": batch.real, "text": batch.real & ~batch.image, "answer": batch.answer}[keep]
     count = wanted.sum(1, keepdim=True)
-    index = (~wanted).long().argsort(1, stable=True)[:, : int(count.max())]  # wanted places first, in order
+    index = (~wanted).long().argsort(dim=1, stable=True)[:, : int(count.max())]  # wanted places first, in order
     return index, torch.arange(index.shape[1], device=index.device) < count
