@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -55,3 +55,81 @@ def planner_command(
     if trainer.resume():
         print(f"going on at step {trainer.step}, {trainer.elapsed:.0f} s")
     print(trainer.run())
+
+
+Corpus = Annotated[Path, typer.Option(help="Directory of texts made by `efficientgen data text`.")]
+Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps in all; a resumed run goes on to this one.")]
+Batch = Annotated[int, typer.Option(min=1, help="Texts per step, over all processes.")]
+PeakRate = Annotated[float, typer.Option(help="Highest learning rate.")]
+Device = Annotated[str, typer.Option(help="cuda or cpu; default: whichever is there.")]
+
+
+@app.command("text")
+def text_command(
+    corpus: Corpus = Path("data/text"),
+    out: Annotated[Path, typer.Option(help="Model directory to write; training goes on if it holds a state.")] = Path(
+        "data/nano-ar"
+    ),
+    steps: Steps = 2400,
+    batch: Batch = 16,
+    peak_lr: PeakRate = 2e-3,
+    hidden: Annotated[int, typer.Option(min=16, help="Width of the model.")] = 128,
+    layers: Annotated[int, typer.Option(min=1)] = 4,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Device = "",
+) -> None:
+    """Train a nano autoregressive text model on scene descriptions: the parent that `train convert` starts from.
+
+    Several GPUs: torchrun --nproc-per-node N -m efficientgen_ros.cli train text ...
+    """
+    from efficientgen.planning.nano_text import nano_text_config, nano_text_tokenizer
+    from efficientgen.planning.train.ranks import join, leave
+    from efficientgen.planning.train.run import RunConfig
+    from efficientgen.planning.train.text import read_corpus, train_parent
+
+    ranks = join(device)
+    tokenizer = nano_text_tokenizer()
+    lines = read_corpus(corpus / "train.txt", tokenizer)
+    config = RunConfig(steps, batch, peak_lr, seed=seed)
+    train_parent(nano_text_config(tokenizer, hidden, layers), tokenizer, lines, out, config, ranks, _say)
+    leave(ranks)
+
+
+@app.command("convert")
+def convert_command(
+    parent: Annotated[Path, typer.Option(help="Model directory of the autoregressive parent.")] = Path("data/nano-ar"),
+    recipe: Annotated[
+        Literal["nano-efficient-dlm", "efficient-dlm", "fast-dllm-v2", "fast-dvlm"], typer.Option(help="Whose way.")
+    ] = "nano-efficient-dlm",
+    corpus: Corpus = Path("data/text"),
+    out: Annotated[Path, typer.Option(help="Model directory to write; training goes on if it holds a state.")] = Path(
+        "data/nano-edlm"
+    ),
+    steps: Steps = 1000,
+    batch: Batch = 16,
+    peak_lr: PeakRate = 1e-3,
+    block_size: Annotated[int, typer.Option(min=2, help="Tokens in a diffusion block; a power of two.")] = 32,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Device = "",
+) -> None:
+    """Convert an autoregressive text model to block diffusion.
+
+    Several GPUs: torchrun --nproc-per-node N -m efficientgen_ros.cli train convert ...
+    """
+    from dataclasses import replace
+
+    from efficientgen.planning.tokenizer import Tokenizer
+    from efficientgen.planning.train.ranks import join, leave
+    from efficientgen.planning.train.recipe import RECIPES
+    from efficientgen.planning.train.run import RunConfig
+    from efficientgen.planning.train.text import NANO_EFFICIENT_DLM, convert, read_corpus
+
+    ranks = join(device)
+    chosen = replace((RECIPES | {"nano-efficient-dlm": NANO_EFFICIENT_DLM})[recipe], bd_size=block_size)
+    lines = read_corpus(corpus / "train.txt", Tokenizer.load(parent))
+    convert(parent, chosen, lines, out, RunConfig(steps, batch, peak_lr, seed=seed), ranks, _say)
+    leave(ranks)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
