@@ -37,26 +37,39 @@ class KVCache:
         """Forget the last `count` tokens."""
         self.length -= count
 
-    def append(self, mode: Mode, rows: int) -> Attend:
+    def reserve(self, capacity: int) -> None:
+        """Make room for `capacity` tokens, keeping those held.  The buffer moves; nothing else does that."""
+        if capacity > self.capacity:
+            store = self.store.new_zeros(*self.store.shape[:4], capacity, self.store.shape[5])
+            store[..., : self.length, :] = self.store[..., : self.length, :]
+            self.store, self.capacity = store, capacity
+
+    def append(self, mode: Mode | Tensor, rows: int, behind: int = 0) -> Attend:
         """Attention for one forward of `rows` new tokens; they are part of the cache as soon as it returns.
+
+        Args:
+            mode: how they see each other, by name or as a bool mask (rows, rows); all of them see the whole cache.
+            behind: tokens that an earlier, dropped forward left behind these rows, and which `block` rows see too.
 
         Raises:
             CacheFullError: they do not fit.
         """
         start, end = self.length, self.length + rows
-        if end > self.capacity:
-            raise CacheFullError(f"{end} tokens in a cache of {self.capacity}; make it with a larger capacity")
+        if end + behind > self.capacity:
+            raise CacheFullError(f"{end + behind} tokens in a cache of {self.capacity}; make it with a larger capacity")
         self.length = end
         mask: Tensor | None = None
-        if mode == "causal" and rows > 1:
+        if isinstance(mode, Tensor):
+            mask = F.pad(mode, (start, 0), value=True)
+        elif mode == "causal" and rows > 1:
             mask = torch.ones(rows, end, dtype=torch.bool, device=self.store.device).tril_(start)
 
         def attend(layer: int) -> LayerAttend:
-            keys, values = self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
+            keys, values = self.store[layer, 0, :, :, : end + behind], self.store[layer, 1, :, :, : end + behind]
 
             def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-                keys[:, :, start:] = k
-                values[:, :, start:] = v
+                keys[:, :, start:end] = k
+                values[:, :, start:end] = v
                 return grouped_attention(q, keys, values, mask)
 
             return one

@@ -10,13 +10,20 @@ which makes the two agree more often than the paper's greedy draft would; that, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from efficientgen.planning.cache import ForkedCache, KVCache, Mode
-from efficientgen.planning.decode import Answer, Counts, TemplateOnDevice, agreed, runner, speculate, tally
+from efficientgen.planning.decode_form import Answer, Counts, TemplateOnDevice, require_next_token, runner
+from efficientgen.planning.decode_speculative import agreed, section_ahead, speculate, tally
 from efficientgen.planning.model import VisionLanguageModel
+from efficientgen.planning.schema import AnswerError, Template, decode_answer
+from efficientgen.planning.tokenizer import Tokenizer
 
 
 def gumbel_noise(seed: int, stamp_ns: int, rollouts: int, positions: int, vocabulary: int) -> Tensor:
@@ -41,12 +48,15 @@ def decode_rollouts(
         temperature: of the verifier; 0 is greedy, and all rollouts are then the answer of `decode_scaffold_spec`.
 
     Lossless against AR sampling with the same noise, scaffold forced, in exact arithmetic.
+
+    Raises:
+        NotAutoregressiveError: the model has no next-token logits.
     """
+    require_next_token(model)
     mask, counts = model.config.mask_token_id, Counts()
-    start = len(template.scaffold) - noise.shape[1]
-    head = [block for block in template.blocks if block[1] <= start]
-    run = runner(model, cache, next_position, counts)
-    shared, logits = speculate(run, cache, template, prompt_logits, head, mask, counts)
+    start = len(template) - noise.shape[1]
+    run, ahead = runner(model, cache, next_position, counts), section_ahead(template, mask)
+    shared, logits = speculate(run, cache, template, prompt_logits, ahead, mask, counts, start)
     rows = len(noise)
     widest = max(end - begin for begin, end in template.blocks if begin >= start)
     tails = ForkedCache(cache, rows, noise.shape[1] + widest)
@@ -71,11 +81,10 @@ def decode_rollouts(
 
     while any(len(ids) < noise.shape[1] for ids in written):
         firsts = [len(ids) for ids in written]
-        ends = [_end_of_block(template, start + i) - start for i in firsts]
-        blocks: list[list[int]] = []
-        for r, (i, end) in enumerate(zip(firsts, ends, strict=True)):
-            rest = [s if s >= 0 else mask for s in template.scaffold[start + i + 1 : start + end]]
-            blocks.append(pick(previous[r], r, i) + rest if i < end else [])
+        blocks: list[list[int]] = []  # of each row; empty where it has written everything
+        for r, i in enumerate(firsts):
+            rest = ahead(start + i)
+            blocks.append(pick(previous[r], r, i) + rest[1:] if rest else [])
         counts.cycles += 1
         if any(mask in block for block in blocks):
             drafts = forward(blocks, firsts, "block")
@@ -89,15 +98,41 @@ def decode_rollouts(
             keep = 0
             if block:
                 keep = agreed(block, pick(verified[r, : len(block) - 1], r, firsts[r] + 1))
-                tally(counts, template, start + firsts[r], start + ends[r], keep)
+                tally(counts, template, start + firsts[r], len(block), keep)
                 written[r] += block[:keep]
             following.append(verified[r, max(keep - 1, 0)][None])
             blocks[r] = block[keep:]
         tails.drop(list(map(len, blocks)))
         previous = torch.stack(following)
+    counts.values = template.values(0, start) + rows * template.values(start, len(template))
     return [Answer(shared + ids, counts) for ids in written], counts
 
 
-def _end_of_block(template: TemplateOnDevice, position: int) -> int:
-    """End of the diffusion block that holds `position`; `position` itself behind the last."""
-    return next((end for _, end in template.blocks if position < end), position)
+class NoValidRolloutError(AnswerError):
+    """None of the sampled answers holds a trajectory."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The rollouts that can be read, as (JSON text, sections), and how many were rejected."""
+
+    valid: list[tuple[str, dict[str, Any]]]
+    rejected: int
+
+
+def read_rollouts(template: Template, tokenizer: Tokenizer, answers: Sequence[Answer]) -> Rollouts:
+    """Read sampled answers; those that are not the schema's object are rejected and counted, never averaged.
+
+    Raises:
+        NoValidRolloutError: all of them are.
+    """
+    valid: list[tuple[str, dict[str, Any]]] = []
+    reason: AnswerError | None = None
+    for answer in answers:
+        try:
+            valid.append(decode_answer(template, tokenizer, answer.ids))
+        except AnswerError as error:
+            reason = reason or error
+    if not valid:
+        raise NoValidRolloutError(f"none of {len(answers)} rollouts holds a trajectory; the first: {reason}")
+    return Rollouts(valid, len(answers) - len(valid))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from efficientgen.planning.load import BASELINES, DEFAULT
-from efficientgen_ros.cli import faults, honesty, latency_curve
+from efficientgen_ros.cli import faults, honesty, latency_curve, lossless
 from efficientgen_ros.cli.sweeping import (
     Setting,
     chosen_scenarios,
@@ -29,6 +29,7 @@ app = typer.Typer(help="Score planners.", no_args_is_help=True)
 faults.register(app)
 app.command("honesty")(honesty.honesty_command)
 app.command("latency-curve")(latency_curve.latency_curve_command)
+app.command("lossless")(lossless.lossless_command)
 
 
 @app.callback()

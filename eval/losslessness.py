@@ -1,0 +1,245 @@
+"""The losslessness matrix: decoder x model x dtype, each compared with its stated reference on fresh random prompts.
+
+References run on stock transformers in float64, uncached (`eval/stock.py`), with the weights as the decoder has them.
+The AR family is compared with greedy AR, block diffusion with its own definition.  In float64 every token must agree.
+In float32 and bf16 a token may differ where two logits, or a probability and the threshold, nearly tie: the largest gap
+at a difference says how near.  At released shape there is no room for the reference; there the AR family is compared
+with our own AR of the same dtype, and what a decoder costs is the point.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efficientgen.eval.random_models import Subject
+from efficientgen.eval.stock import Agreement, Stock, autoregressive_choices, uncached_diffusion
+from efficientgen.planning.cache import KVCache
+from efficientgen.planning.config import ModelConfig
+from efficientgen.planning.decode import DECODERS, NOT_AUTOREGRESSIVE, Answer, Form, TemplateOnDevice, TextForm
+from efficientgen.planning.decode_diffusion import CONFIDENCE, Pass
+from efficientgen.planning.decode_form import OPEN
+from efficientgen.planning.decode_text import read
+from efficientgen.planning.model import VisionLanguageModel, position_ids
+from efficientgen.planning.schema import AnswerError, Template, decode_answer
+from efficientgen.planning.tokenizer import Tokenizer
+
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
+AR = "greedy AR of stock transformers, uncached, float64"
+DIFFUSION = "block diffusion without a cache on stock transformers, float64"
+OWN_AR = "our AR, same dtype"
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt that has been read: everything a decoder is called with, and the tokens that were read."""
+
+    model: VisionLanguageModel
+    cache: KVCache
+    form: Form
+    logits: Tensor
+    next_position: int
+    held: list[int]
+    patches: Tensor | None
+
+    def decode(self, decoder: str, **options: Any) -> Answer:
+        return DECODERS[decoder](self.model, self.cache, self.form, self.logits, self.next_position, **options)
+
+
+@dataclass
+class Row:
+    """One cell of the matrix; counts are sums over prompts.  `agreed` of `tokens` are the reference's."""
+
+    model: str
+    decoder: str
+    dtype: str
+    reference: str
+    prompts: int = 0
+    tokens: int = 0
+    agreed: int = 0
+    logit_gap: float = 0.0  # largest, where they differ
+    confidence_gap: float = 0.0
+    answers_valid: int | None = None  # structured answers that are JSON with a trajectory
+    values: int = 0
+    forwards: int = 0
+    cycles: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    seconds: float = 0.0
+    peak_mib: float | None = None  # GPU memory, weights included
+
+
+def decoders_of(config: ModelConfig, structured: bool) -> tuple[str, ...]:
+    """Those that a model can run: without token shift only block diffusion, without sections only free text's."""
+    text = ("ar", "self-spec", "fused-self-spec", "diffusion")
+    names = tuple(DECODERS) if structured else text
+    return tuple(n for n in names if config.token_shift or n in NOT_AUTOREGRESSIVE)
+
+
+@torch.inference_mode()
+def read_prompt(subject: Subject, seed: int, on_grid: bool, new_tokens: int) -> Prompted:
+    """Draw prompt `seed` and read it, causally or on the grid, ready for `new_tokens` of text or the template."""
+    model, config = subject.model, subject.model.config
+    ids, patches = subject.prompt(seed)
+    block = config.decode_block_size
+    held = ids[: len(ids) // block * block] if on_grid else ids
+    device = next(model.parameters()).device
+    if subject.template is not None:
+        form: Form = TemplateOnDevice(subject.template, device)
+    else:
+        given = ids[len(held) :] + [OPEN] * new_tokens
+        form = TextForm(given, block, config.mask_token_id, config.text.vocab_size, device, config.im_end_token_id)
+    cache = KVCache(config.text, len(held) + len(form), next(model.parameters()).dtype, device)
+    if patches is None:
+        return Prompted(model, cache, form, read(model, cache, held, on_grid), len(held), held, None)
+    positions = position_ids(held, subject.grids, config).to(device)
+    embeds = model.embed(torch.tensor([held], device=device), model.see(patches, subject.grids))
+    hidden = model(embeds, positions, cache.append("causal", len(held)))
+    return Prompted(model, cache, form, model.logits(hidden[0, -1]), int(positions.max()) + 1, held, patches)
+
+
+def matrix(
+    subjects: Mapping[str, Callable[[], Subject]],
+    dtypes: Sequence[str],
+    prompts: int,
+    new_tokens: int,
+    seed: int = 0,
+) -> Iterator[Row]:
+    """Every row against its reference, as soon as it is measured."""
+    for make in subjects.values():
+        for dtype in dtypes:
+            subject = make()
+            subject.model.to(DTYPES[dtype])
+            stock = Stock(subject.model)
+            for decoder in decoders_of(subject.model.config, subject.template is not None):
+                yield compare(subject, stock, decoder, dtype, range(seed, seed + prompts), new_tokens)
+
+
+@torch.inference_mode()
+def compare(
+    subject: Subject,
+    stock: Stock,
+    decoder: str,
+    dtype: str,
+    seeds: Sequence[int],
+    new_tokens: int,
+) -> Row:
+    """One decoder on one model against its reference."""
+    config = subject.model.config
+    diffusion = decoder in NOT_AUTOREGRESSIVE
+    row = Row(subject.name, decoder, dtype, DIFFUSION if diffusion else AR)
+    total = Agreement()
+    for seed in seeds:
+        case = read_prompt(subject, seed, diffusion and config.clean_context == "block", new_tokens)
+        prefix = stock.prefix(case.held, case.patches, subject.grids)
+        trace: list[Pass] = []
+        begin = time.perf_counter()
+        answer = case.decode(decoder, **({"trace": trace} if diffusion else {}))
+        row.seconds += time.perf_counter() - begin
+        if diffusion:
+            sections = decoder == "section-diffusion"
+            width = len(case.form) if sections else config.sub_block_size
+            ids, agreement = uncached_diffusion(stock, prefix, case.form, CONFIDENCE, width, not sections, trace)
+            if ids != answer.ids:
+                raise AssertionError("the passes that were traced are not the answer that was given")
+        else:
+            agreement = autoregressive_choices(stock, prefix, case.form, answer.ids)
+        total.add(agreement)
+        _enter(row, subject, answer)
+    row.tokens, row.agreed = total.tokens, total.same
+    row.logit_gap, row.confidence_gap = total.logit_gap, total.confidence_gap
+    return row
+
+
+def costs(
+    subjects: Mapping[str, Callable[[], Subject]], dtype: str, prompts: int, new_tokens: int, seed: int = 0
+) -> Iterator[Row]:
+    """`cost` of one model after the other, never two of them in memory."""
+    for make in subjects.values():
+        yield from cost(make(), dtype, prompts, new_tokens, seed)
+
+
+def cost(subject: Subject, dtype: str, prompts: int, new_tokens: int, seed: int = 0) -> Iterator[Row]:
+    """Every decoder on one model as it is, on whatever device: forwards, accepted tokens, seconds, peak memory."""
+    config = subject.model.config
+    device = next(subject.model.parameters()).device
+    for decoder in decoders_of(config, subject.template is not None):
+        diffusion = decoder in NOT_AUTOREGRESSIVE
+        row = Row(subject.name, decoder, dtype, "none" if diffusion else OWN_AR)
+        for s in range(seed, seed + prompts):
+            case = read_prompt(subject, s, diffusion and config.clean_context == "block", new_tokens)
+            first = None if diffusion else case.decode("ar").ids
+            case.cache.length = len(case.held)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+                torch.cuda.synchronize(device)
+            begin = time.perf_counter()
+            answer = case.decode(decoder)  # tokens are Python ints, so it has ended when it returns
+            row.seconds += time.perf_counter() - begin
+            _enter(row, subject, answer)
+            if device.type == "cuda":
+                row.peak_mib = max(row.peak_mib or 0.0, torch.cuda.max_memory_allocated(device) / 2**20)
+            if first is not None:
+                row.tokens += len(first)
+                row.agreed += _common_prefix(first, answer.ids)
+        yield row
+
+
+def summarise(rows: Sequence[Row]) -> dict[str, Any]:
+    """Rows as JSON, with what must hold: every float64 row agrees in every token."""
+    exact = [row for row in rows if row.dtype == "fp64" and row.reference != OWN_AR]
+    return {
+        "exact_in_fp64": all(row.agreed == row.tokens for row in exact) if exact else None,
+        "rows": [asdict(row) | {"rate": row.agreed / row.tokens if row.tokens else None} for row in rows],
+    }
+
+
+def table(rows: Sequence[Row]) -> list[list[str]]:
+    """Header and one line per model and decoder: agreement by dtype, with the largest gap where tokens differ."""
+    dtypes = list(dict.fromkeys(row.dtype for row in rows))
+    lines = [["model", "decoder", *dtypes, "values per forward", "drafted tokens kept, %", "peak MiB"]]
+    for model, decoder in dict.fromkeys((row.model, row.decoder) for row in rows):
+        mine = {row.dtype: row for row in rows if (row.model, row.decoder) == (model, decoder)}
+        one = mine[dtypes[0]]
+        kept = f"{100 * one.accepted / one.drafted:.0f}" if one.drafted else ""
+        peak = "" if one.peak_mib is None else f"{one.peak_mib:.0f}"
+        agreement = [_agreement(mine[dtype]) for dtype in dtypes]
+        lines.append([model, decoder, *agreement, f"{one.values / max(one.forwards, 1):.2f}", kept, peak])
+    if all(line[-1] == "" for line in lines[1:]):
+        lines = [line[:-1] for line in lines]
+    return lines
+
+
+def _agreement(row: Row) -> str:
+    if not row.tokens:
+        return ""
+    if row.agreed == row.tokens:
+        return f"all {row.tokens}"
+    gaps = [f"{gap:.1g} {unit}" for gap, unit in ((row.logit_gap, "logit"), (row.confidence_gap, "p")) if gap]
+    return f"{row.agreed} of {row.tokens}" + (f" ({', '.join(gaps)})" if gaps else "")
+
+
+def _enter(row: Row, subject: Subject, answer: Answer) -> None:
+    row.prompts += 1
+    if subject.template is not None and subject.tokenizer is not None:
+        row.answers_valid = (row.answers_valid or 0) + _readable(subject.template, subject.tokenizer, answer.ids)
+    for name in ("values", "forwards", "cycles", "drafted", "accepted"):
+        setattr(row, name, getattr(row, name) + getattr(answer.counts, name))
+
+
+def _readable(template: Template, tokenizer: Tokenizer, ids: list[int]) -> bool:
+    try:
+        decode_answer(template, tokenizer, ids)
+    except AnswerError:
+        return False
+    return True
+
+
+def _common_prefix(a: list[int], b: list[int]) -> int:
+    """Tokens until the two part; what follows has another prefix and says nothing."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,197 @@
+"""Self-speculation: one set of weights drafts a block bidirectionally and verifies it causally.
+
+Linear self-speculation (Fast-dVLM, 2604.06832), scaffold speculation (Fast-dDrive, 2605.23163, section 3.3), and both
+in their fused, "quadratic" form, which verifies a draft and makes the next one in a single forward.
+
+Why they are lossless: every committed token is the best allowed one under causal logits over a committed prefix, or it
+is forced.  The draft decides only how many of them one forward yields, so whatever it says, in exact arithmetic the
+answer is that of plain AR.  In bf16 a forward of another shape rounds differently, and tokens whose logits nearly tie
+may swap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from efficientgen.planning.cache import KVCache
+from efficientgen.planning.decode_form import Answer, Counts, Form, Run, require_next_token, runner
+from efficientgen.planning.model import VisionLanguageModel
+
+Ahead = Callable[[int], list[int]]  # position -> the block that begins there as its draft sees it, MASK to be written
+
+
+def section_ahead(form: Form, mask: int) -> Ahead:
+    """Drafts reach to the end of the section block and see its scaffold."""
+    return lambda i: form.blank(i, form.reach(i), mask)
+
+
+def sliding_ahead(form: Form, mask: int, width: int) -> Ahead:
+    """Drafts are `width` tokens long wherever they begin, and see no scaffold."""
+    return lambda i: [mask] * min(width, len(form) - i)
+
+
+def decode_scaffold_spec(
+    model: VisionLanguageModel, cache: KVCache, form: Form, prompt_logits: Tensor, next_position: int
+) -> Answer:
+    """Draft a section block around its scaffold, verify it, keep what agrees; a rejection re-drafts the remainder.
+
+    Lossless against `decode_ar` of the same weights, allow-lists and scaffold, in exact arithmetic.
+
+    Raises:
+        NotAutoregressiveError: the model has no next-token logits.
+    """
+    require_next_token(model)
+    counts, mask = Counts(), model.config.mask_token_id
+    run = runner(model, cache, next_position, counts)
+    ids, _ = speculate(run, cache, form, prompt_logits, section_ahead(form, mask), mask, counts, len(form))
+    return form.answer(ids, counts)
+
+
+def decode_self_spec(
+    model: VisionLanguageModel, cache: KVCache, form: Form, prompt_logits: Tensor, next_position: int
+) -> Answer:
+    """Linear self-speculation: draft the next `decode_block_size` tokens, verify them, keep what agrees.
+
+    Sections and scaffold mean nothing to the draft; on a structured answer, scaffold speculation improves on that.
+
+    Lossless against `decode_ar` of the same weights, allow-lists and scaffold, in exact arithmetic.
+
+    Raises:
+        NotAutoregressiveError: the model has no next-token logits.
+    """
+    require_next_token(model)
+    counts, mask = Counts(), model.config.mask_token_id
+    run = runner(model, cache, next_position, counts)
+    ahead = sliding_ahead(form, mask, model.config.decode_block_size)
+    ids, _ = speculate(run, cache, form, prompt_logits, ahead, mask, counts, len(form))
+    return form.answer(ids, counts)
+
+
+def speculate(
+    run: Run,
+    cache: KVCache,
+    form: Form,
+    prompt_logits: Tensor,
+    ahead: Ahead,
+    mask: int,
+    counts: Counts,
+    until: int,
+) -> tuple[list[int], Tensor]:
+    """Draft and verify from answer position 0 up to `until`: the tokens, and the logits (V,) of the next one."""
+    ids: list[int] = []
+    previous = prompt_logits[None]  # logits that predict position i
+    while (i := len(ids)) < until and not form.complete(ids):
+        counts.cycles += 1
+        block = form.pick(previous, i) + ahead(i)[1:]
+        if mask in block:
+            draft = run(block, i, "block")
+            cache.drop(len(block))
+            block = block[:1] + form.pick(draft[:-1], i + 1)
+        logits = run(block, i, "causal")
+        keep = agreed(block, form.pick(logits[:-1], i + 1))
+        tally(counts, form, i, len(block), keep)
+        ids += block[:keep]
+        cache.drop(len(block) - keep)
+        previous = logits[keep - 1 : keep]
+    return ids, previous[0]
+
+
+def decode_fused_scaffold_spec(
+    model: VisionLanguageModel, cache: KVCache, form: Form, prompt_logits: Tensor, next_position: int
+) -> Answer:
+    """Scaffold speculation with one forward per cycle (`speculate_fused`).
+
+    Lossless against `decode_ar` of the same weights, allow-lists and scaffold, in exact arithmetic.
+
+    Raises:
+        NotAutoregressiveError: the model has no next-token logits.
+    """
+    ahead = section_ahead(form, model.config.mask_token_id)
+    return speculate_fused(model, cache, form, prompt_logits, next_position, ahead)
+
+
+def decode_fused_self_spec(
+    model: VisionLanguageModel, cache: KVCache, form: Form, prompt_logits: Tensor, next_position: int
+) -> Answer:
+    """Quadratic self-speculation: linear self-speculation with one forward per cycle (`speculate_fused`).
+
+    Lossless against `decode_ar` of the same weights, allow-lists and scaffold, in exact arithmetic.
+
+    Raises:
+        NotAutoregressiveError: the model has no next-token logits.
+    """
+    ahead = sliding_ahead(form, model.config.mask_token_id, model.config.decode_block_size)
+    return speculate_fused(model, cache, form, prompt_logits, next_position, ahead)
+
+
+def speculate_fused(
+    model: VisionLanguageModel,
+    cache: KVCache,
+    form: Form,
+    prompt_logits: Tensor,
+    next_position: int,
+    ahead: Ahead,
+) -> Answer:
+    """Verify a block of n tokens and draft what comes next, for every length k that the verifier may accept, at once.
+
+    The forward holds the n verify rows, causal, and for each k a fork: the block that begins behind the k-th token, its
+    first token still MASK because the verifier is only now choosing it.  A fork sees the cache, the first k verify rows
+    and itself.  With blocks of B that is B (B + 1) rows.  Only a value can be rejected, so no fork begins at a scaffold
+    token inside the block; and there is none where nothing is left to draft.
+    """
+    require_next_token(model)
+    counts, mask = Counts(), model.config.mask_token_id
+    run = runner(model, cache, next_position, counts)
+    ids: list[int] = []
+    block = form.pick(prompt_logits[None], 0)
+    while True:
+        i, n = len(ids), len(block)
+        counts.cycles += 1
+        forks = {k: ahead(i + k) for k in range(1, n + 1) if k == n or form.scaffold[i + k] < 0}
+        drafted = {k: fork for k, fork in forks.items() if mask in fork[1:]}
+        rows = block + [t for fork in drafted.values() for t in fork]
+        where = list(range(i, i + n)) + [i + k + j for k, fork in drafted.items() for j in range(len(fork))]
+        cache.reserve(cache.length + len(rows))
+        seen = fork_mask(n, {k: len(fork) for k, fork in drafted.items()})
+        logits = run(rows, where, seen.to(cache.store.device))
+        keep = agreed(block, form.pick(logits[: n - 1], i + 1))
+        tally(counts, form, i, n, keep)
+        ids += block[:keep]
+        cache.drop(len(rows) - keep)
+        if form.complete(ids):
+            return form.answer(ids, counts)
+        seed, block = form.pick(logits[keep - 1 : keep], i + keep), forks[keep]
+        if keep in drafted:
+            start = n + sum(len(fork) for k, fork in drafted.items() if k < keep)
+            block = block[:1] + form.pick(logits[start : start + len(block) - 1], i + keep + 1)
+        block = seed + block[1:]
+
+
+def fork_mask(verify: int, forks: dict[int, int]) -> Tensor:
+    """Bool (S, S) of one fused forward: True where the row's token sees the column's; `forks` accept length -> rows."""
+    total = verify + sum(forks.values())
+    seen = torch.zeros(total, total, dtype=torch.bool)
+    seen[:verify, :verify] = torch.ones(verify, verify, dtype=torch.bool).tril_()
+    start = verify
+    for accepted, rows in forks.items():
+        seen[start : start + rows, :accepted] = True
+        seen[start : start + rows, start : start + rows] = True
+        start += rows
+    return seen
+
+
+def agreed(block: list[int], verified: list[int]) -> int:
+    """How many tokens of `block` the verifier would have written itself; its first is always one of them."""
+    keep = 1
+    while keep < len(block) and verified[keep - 1] == block[keep]:
+        keep += 1
+    return keep
+
+
+def tally(counts: Counts, form: Form, i: int, length: int, keep: int) -> None:
+    """Enter a verified block of `length` tokens from position i, `keep` of which stay; its first was not drafted."""
+    counts.drafted += form.values(i + 1, i + length)
+    counts.accepted += form.values(i + 1, i + keep)
