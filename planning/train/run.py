@@ -79,19 +79,18 @@ class Run:
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []
 
-    def run(self, until: int | None = None) -> None:
-        """Train to the last step, or stop after step `until`; the state is saved either way."""
+    def run(self, until: int | None = None, save: bool = True) -> None:
+        """Train to the last step, or stop after step `until`; then save the state, unless not asked to."""
         end = min(self.config.steps, until or self.config.steps)
         begin = time.monotonic() - self.seconds
         while self.step < end:
             parts = self.train_step()
             self.step += 1
             self.seconds = time.monotonic() - begin
-            if self.step % self.config.log_every == 0 or self.step == end:
+            if save and (self.step % self.config.log_every == 0 or self.step == end):
                 self._record(parts)
-            if self.step % self.config.save_every == 0 and self.step < end:
+            if save and (self.step % self.config.save_every == 0 or self.step == end):
                 self.save_state()
-        self.save_state()
 
     def train_step(self) -> LossParts:
         """One optimiser step on the batch keyed by (seed, step).
