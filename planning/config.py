@@ -103,9 +103,7 @@ def fast_ddrive() -> ModelConfig:
 
 def fast_dvlm() -> ModelConfig:
     """Fast-dVLM-3B (2604.06832): free text over images; sub-blocks of 8 in block diffusion."""
-    return ModelConfig(
-        family="fast-dvlm", sub_block_size=8, noise=NoiseSchedule(), schema=None
-    )  # fmt: skip
+    return ModelConfig(family="fast-dvlm", sub_block_size=8, noise=NoiseSchedule(), schema=None)
 
 
 def fast_dllm_v2(size: Literal["1.5b", "7b"] = "7b") -> ModelConfig:

@@ -136,7 +136,7 @@ def mrope(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Te
     """cos and sin of RoPE, broadcastable to (B, H, L, D); `positions` (3, L) or (3, B, L).
 
     Frequencies are dealt to time, height and width in contiguous sections (Qwen2.5-VL, `mrope_section`).
-    Without sections all belong to the first axis, which is plain RoPE; on text, whose axes are alike, both are the same.
+    Without sections all belong to the first axis, which is plain RoPE; on text, with its axes alike, both are the same.
     """
     half = config.head_dim // 2
     wide = torch.float64 if dtype == torch.float64 else torch.float32
