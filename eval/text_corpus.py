@@ -13,6 +13,7 @@ from efficientgen.eval.dataset import FIRST_NS
 from efficientgen.eval.oracle_log import OracleLog, load_oracle_log
 from efficientgen.planning.expert import expert_plan
 from efficientgen.planning.scene_text import LATER_NS, scene_text
+from efficientgen.planning.train.text import CorpusError
 
 TRAIN, HELDOUT = "train.txt", "heldout.txt"
 
@@ -26,6 +27,17 @@ def descriptions(log: OracleLog) -> Iterator[str]:
         then = by_stamp.get(frame.stamp_ns + LATER_NS)
         later = None if then is None else (then, plans[then.stamp_ns])
         yield scene_text(frame, plans[frame.stamp_ns], later)
+
+
+def read_texts(path: Path) -> list[str]:
+    """The lines of a corpus file.
+
+    Raises:
+        CorpusError: there is no such file, or no line in it.
+    """
+    if not path.exists() or not (lines := path.read_text().splitlines()):
+        raise CorpusError(f"{path} is missing or empty; write it with `efficientgen data text`")
+    return lines
 
 
 def write_corpus(logs: Sequence[Path], directory: Path, heldout_every: int = 10) -> dict[str, int]:

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from efficientgen_ros.cli import data, drive, evaluate, listing, runs, train
+from efficientgen_ros.cli import data, drive, evaluate, listing, runs, text, train
 
 app = typer.Typer(
     help="Drive cars with block-diffusion vision-language-action planners, in closed loop, over ROS 2.",
@@ -19,6 +19,7 @@ app.command("bringup")(drive.bringup_command)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
+app.add_typer(text.app, name="text")
 app.command("runs")(runs.runs_command)
 app.command("models")(listing.models_command)
 app.command("scenarios")(listing.scenarios_command)

@@ -131,5 +131,29 @@ def convert_command(
     leave(ranks)
 
 
+@app.command("ablate")
+def ablate_command(
+    corpus: Corpus = Path("data/text"),
+    out: Annotated[Path, typer.Option(help="JSON file to write; runs that it holds are kept.")] = Path(
+        "docs/results/conversion.json"
+    ),
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each conversion.")] = 200,
+    scratch: Annotated[Path, typer.Option(help="Directory for what is thrown away.")] = Path("data/ablate"),
+) -> None:
+    """Convert small AR models in eight ways that differ in one choice, and say which of the papers' claims hold here."""
+    from efficientgen.eval.provenance import provenance
+    from efficientgen.planning.nano_text import nano_text_tokenizer
+    from efficientgen.planning.train.ablate import Budget, ablate
+    from efficientgen.planning.train.text import read_corpus
+
+    tokenizer = nano_text_tokenizer()
+    train, heldout = (read_corpus(corpus / f"{name}.txt", tokenizer) for name in ("train", "heldout"))
+    budget = Budget(steps=steps)
+    spread = heldout[:: max(1, len(heldout) // budget.heldout)]
+    head = {"result": "conversion", **provenance()}
+    ablate(train, spread, tokenizer, out, seeds, budget, scratch, _say, head)
+
+
 def _say(line: str) -> None:
     print(line, flush=True)

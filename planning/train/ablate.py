@@ -64,8 +64,8 @@ METRICS = ("generation", "tokens_per_forward", "infill")
 class Budget:
     """How much each run may train; `batch` texts a step."""
 
-    parent_steps: int = 300  # of each of the parent's two stages
-    steps: int = 250  # of the conversion
+    parent_steps: int = 250  # of each of the parent's two stages
+    steps: int = 200  # of the conversion
     batch: int = 8
     hidden: int = 64
     layers: int = 3
@@ -81,9 +81,10 @@ def ablate(
     budget: Budget,
     scratch: Path,
     log: Callable[[str], None],
+    head: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run every variant for every seed and write `out`; runs that `out` already holds are kept."""
-    result: dict[str, Any] = {"budget": vars(budget), "block": BLOCK, "span": SPAN, "runs": []}
+    """Run every variant for every seed and write `out`, `head` first; runs that `out` already holds are kept."""
+    result: dict[str, Any] = {**(head or {}), "budget": vars(budget), "block": BLOCK, "span": SPAN, "runs": []}
     if out.exists() and (old := json.loads(out.read_text())).get("budget") == vars(budget):
         result["runs"] = old["runs"]
     for seed in range(seeds):
