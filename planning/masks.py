@@ -5,8 +5,8 @@ its `place` in the clean sequence and its `block`.
 
     noisy sees noisy   of the same copy and block
     noisy sees clean   of earlier blocks
-    clean sees clean   at or before its place ("token": Fast-dVLM 2604.06832, Fast-dDrive 2605.23163), or up to the end of
-                       its block ("block": Fast-dLLM v2 2509.26328, Efficient-DLM 2512.14067)
+    clean sees clean   at or before its place ("token": Fast-dVLM 2604.06832, Fast-dDrive 2605.23163), or up to the
+                       end of its block ("block": Fast-dLLM v2 2509.26328, Efficient-DLM 2512.14067)
     clean sees noisy   never
 
 What the papers call blocks differs: a grid over the whole sequence (v2, Efficient-DLM), or blocks that start anew with

@@ -96,13 +96,15 @@ class TextLM:
             raise TextRequestError("an autoregressive model cannot see what stands behind a gap; take a converted one")
         gaps = list(GAP.finditer(text))
         if not gaps:
-            raise TextRequestError("the text has no gap; write [gap], or [gap:5] for 5 tokens, where something is missing")
-        begin, ids, written, forwards = 0, list[int](), 0, 0
+            raise TextRequestError(
+                "the text has no gap; write [gap], or [gap:5] for 5 tokens, where something is missing"
+            )
+        begin, ids, written, forwards, block = 0, list[int](), 0, 0, self.model.config.decode_block_size
         for i, gap in enumerate(gaps):
             ids += self.tokenizer.encode(text[begin : gap.start()])
             begin = gap.end()
             behind = self.tokenizer.encode(text[begin : gaps[i + 1].start() if i + 1 < len(gaps) else len(text)])
-            lengths = [int(gap[1])] if gap[1] else range(1, MAX_GAP + 1)
+            lengths = [int(gap[1])] if gap[1] else range(1, min(MAX_GAP, block) + 1)
             best: tuple[float, list[int]] | None = None
             for length in lengths:
                 filling, sureness, cost = fill_gap(self.model, ids, length, behind, confidence)
@@ -123,8 +125,8 @@ def fill_gap(
     """`length` tokens between `before` and `behind`, how sure they are, and the forwards that took.
 
     The gap begins a block; what the block has left shows the first tokens of `behind`.  Sureness is the mean
-    log-probability of the gap's tokens when they were written and of those shown behind it, each masked at its own
-    place given all others (so a filling of the wrong length, which does not go on as the text does, is unlikely).
+    log-probability of the gap's tokens when they were written and of the first four behind it, each masked at its
+    own place given all others (so a filling of the wrong length, which does not go on as the text does, is unlikely).
 
     Raises:
         TextRequestError: the gap is empty or larger than a block.
@@ -149,7 +151,9 @@ def fill_gap(
     sure = [math.log(max(c, 1e-9)) for c in written]
     forwards = counts.forwards + answer.counts.forwards
     if seen:
-        sure += _log_probabilities(model, cache, answer.ids, range(length, min(length + 4, len(answer.ids))), len(before))
+        sure += _log_probabilities(
+            model, cache, answer.ids, range(length, min(length + 4, len(answer.ids))), len(before)
+        )
         forwards += 1
     return answer.ids[:length], sum(sure) / len(sure), forwards
 

@@ -141,7 +141,7 @@ def ablate_command(
     steps: Annotated[int, typer.Option(min=1, help="Steps of each conversion.")] = 200,
     scratch: Annotated[Path, typer.Option(help="Directory for what is thrown away.")] = Path("data/ablate"),
 ) -> None:
-    """Convert small AR models in eight ways that differ in one choice, and say which of the papers' claims hold here."""
+    """Convert small AR models in ways that differ in one choice, and say which of the papers' claims hold here."""
     from efficientgen.eval.provenance import provenance
     from efficientgen.planning.nano_text import nano_text_tokenizer
     from efficientgen.planning.train.ablate import Budget, ablate

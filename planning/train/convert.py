@@ -1,8 +1,8 @@
 """One training step of any of the four conversions: batch and noise in, the paper's loss out.
 
-`Conversion` is a module around the model, so that FSDP2 sees one forward that holds embedding, layers and head.  Without
-noise it is AR training, the state that every conversion starts from.  Attention is FlexAttention on GPUs, which skips
-the empty tiles of the mask, and dense masked attention elsewhere.
+`Conversion` is a module around the model, so that FSDP2 sees one forward that holds embedding, layers and head.
+Without noise it is AR training, the state that every conversion starts from.  Attention is FlexAttention on GPUs, which
+skips the empty tiles of the mask, and dense masked attention elsewhere.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Conversion(nn.Module):
         if recipe.objective == "v2":
             return LossParts(objectives.v2(noisy * weight, hidden, self._mean), zero, per_token)
         if recipe.objective == "efficient-dlm":
-            here = [x.gather(1, rows.index) for x in (noise.level, noise.block, batch.maskable)]
-            here[2] = here[2] & rows.present
-            return LossParts(objectives.efficient_dlm(noisy * weight, *here, self._mean), zero, per_token)
+            level, of, able = (x.gather(1, rows.index) for x in (noise.level, noise.block, batch.maskable))
+            total = objectives.efficient_dlm(noisy * weight, level, of, able & rows.present, self._mean)
+            return LossParts(total, zero, per_token)
         clean = self._clean(states[:, :length], batch)
         clean_per_token = clean.detach().sum() / self._count(batch.answer)
         if recipe.objective == "sasd":
@@ -141,4 +141,5 @@ def attend_in(layout: Layout, context: CleanContext, flex: bool | None = None) -
 @cache
 def _flex(compiled: bool) -> Callable[..., Any]:
     """Compiled, it is one fused kernel; eager, it is a slow reference."""
-    return torch.compile(flex_attention, dynamic=False) if compiled else flex_attention
+    kernel: Callable[..., Any] = flex_attention
+    return torch.compile(kernel, dynamic=False) if compiled else kernel

@@ -1,8 +1,8 @@
 """The four papers' losses over the same per-token cross-entropies, one function each, under the papers' names.
 
 Every function takes cross-entropies that are zero where there is nothing to predict: `noisy` (B, C, N) of hidden tokens
-in the C noisy copies, `clean` (B, L) of answer tokens in the clean half.  Counts pass through `mean_over_ranks`, so that
-the average of the ranks' losses is the loss of the whole batch, however unevenly the tokens are spread.
+in the C noisy copies, `clean` (B, L) of answer tokens in the clean half.  Counts pass through `mean_over_ranks`, so
+that the average of the ranks' losses is the loss of the whole batch, however unevenly the tokens are spread.
 """
 
 from __future__ import annotations

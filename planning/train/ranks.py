@@ -88,7 +88,7 @@ def shard(root: nn.Module, layers: list[nn.Module], ranks: Ranks) -> None:
 def gather_state(root: nn.Module, optimiser: torch.optim.Optimizer | None) -> dict[str, Any]:
     """Whole model and optimiser state on the CPU of rank 0 (empty elsewhere); all processes must call it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = {"model": get_model_state_dict(root, options=options)}
+    state: dict[str, Any] = {"model": get_model_state_dict(root, options=options)}
     if optimiser is not None:
         state["optimiser"] = get_optimizer_state_dict(root, optimiser, options=options)
     return state

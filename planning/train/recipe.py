@@ -38,7 +38,8 @@ class Recipe:
     # tokens with labels.
     fill: Literal["truncate", "mask", "end"] = "truncate"
     anneal: float = 1.0  # share of the run in which blocks grow to bd_size; 0: full size from the start
-    shifted_grid: bool = False  # blocks begin anywhere: each row moves its grid (blocks "grid") or not (1 in 2, "section")
+    # Blocks begin anywhere: every row moves its grid at random (blocks "grid"), or every other row (blocks "section").
+    shifted_grid: bool = False
     full: float = 0.0  # share of the rows whose first copy hides everything, the state that drafting starts from
     section_weights: tuple[float, ...] = ()
 

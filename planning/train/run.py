@@ -133,9 +133,7 @@ class Run:
         state = gather_state(self.conversion, self.optimiser)
         if self.ranks.rank == 0:
             self.directory.mkdir(parents=True, exist_ok=True)
-            torch.save(
-                {**state, "step": self.step, "seconds": self.seconds}, self.directory / ".state.pt.new"
-            )
+            torch.save({**state, "step": self.step, "seconds": self.seconds}, self.directory / ".state.pt.new")
             os.replace(self.directory / ".state.pt.new", self.directory / "state.pt")
 
     def resume(self) -> bool:

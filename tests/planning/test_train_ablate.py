@@ -1,5 +1,7 @@
 """Measuring conversions: block filling against a reference, and what the ablations conclude from their runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -32,9 +34,6 @@ def test_filling_all_blocks_at_once_equals_the_decoder_on_each(tokenizer, name):
     model = VisionLanguageModel(config).double().eval().requires_grad_(False)
     texts = [line[: len(line) // 8 * 8] for line in lines(tokenizer)]
     batch = text_batch(texts, [0] * len(texts), 0, 1)
-    # blocks of 8, also for the decoder
-    from dataclasses import replace
-
     model.config = replace(config, bd_size=8, decode_block_size=8, sub_block_size=8)
     filled = fill_blocks(model, batch, batch.real.clone(), 8, confidence=0.3)
     right, total, forwards = 0, 0, 0
@@ -87,11 +86,8 @@ def test_a_small_ablation_runs_goes_on_and_concludes(tokenizer, tmp_path):
 
 
 def test_verdicts_need_every_seed():
-    runs = [
-        {"variant": v, "seed": s, **dict.fromkeys(METRICS, x)}
-        for v, values in (("edlm", (0.9, 0.8)), ("edlm, uniform masking", (0.7, 0.75)), ("edlm, token shift", (0.9, 0.7)))
-        for s, x in enumerate(values)
-    ]
+    told = {"edlm": (0.9, 0.8), "edlm, uniform masking": (0.7, 0.75), "edlm, token shift": (0.9, 0.7)}
+    runs = [{"variant": v, "seed": s, **dict.fromkeys(METRICS, x)} for v, xs in told.items() for s, x in enumerate(xs)]
     runs += [
         {"variant": v, "seed": s, **dict.fromkeys(METRICS, 0.5 + 0.1 * (v == "dvlm, no annealing"))}
         for v in VARIANTS if v.startswith("dvlm") for s in (0, 1)

@@ -240,9 +240,7 @@ def test_efficient_dlms_weights_make_every_block_count_alike():
     recipe = replace(EFFICIENT_DLM, bd_size=4)
     for seed in range(5):
         noise = draw_noise(recipe, batch, 4, torch.Generator().manual_seed(seed))
-        loss = objectives.efficient_dlm(
-            noise.hidden.double(), noise.level.double(), noise.block, batch.maskable, alone
-        )
+        loss = objectives.efficient_dlm(noise.hidden.double(), noise.level.double(), noise.block, batch.maskable, alone)
         assert float(loss) == pytest.approx(1.0)
 
 

@@ -84,8 +84,8 @@ def test_the_end_token_is_hidden_in_both_copies():
     rest = batch.maskable & ~batch.always
     assert ((noise.hidden.sum(1) == 1) | ~rest).all(), "every other token is hidden in exactly one copy"
     assert not noise.hidden[1, :, 2:].any(), "padding never"
-    hidden, maskable = torch.tensor([[True, False]]), torch.tensor([[True, True]])
-    assert complement(hidden, maskable, torch.zeros(1, 2, dtype=torch.bool)).tolist() == [[[True, False], [False, True]]]
+    hidden, maskable, never = (torch.tensor([x]) for x in ([True, False], [True, True], [False, False]))
+    assert complement(hidden, maskable, never).tolist() == [[[True, False], [False, True]]]
 
 
 def test_noise_is_keyed_by_its_generator_alone():
