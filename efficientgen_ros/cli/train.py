@@ -99,9 +99,13 @@ def text_command(
 def convert_command(
     parent: Annotated[Path, typer.Option(help="Model directory of the autoregressive parent.")] = Path("data/nano-ar"),
     recipe: Annotated[
-        Literal["nano-efficient-dlm", "efficient-dlm", "fast-dllm-v2", "fast-dvlm"], typer.Option(help="Whose way.")
+        Literal["nano-efficient-dlm", "efficient-dlm", "fast-dllm-v2", "fast-dvlm", "fast-ddrive"],
+        typer.Option(
+            help="Whose way; fast-ddrive converts a planner on --driving, the others a text model on --corpus."
+        ),
     ] = "nano-efficient-dlm",
     corpus: Corpus = Path("data/text"),
+    driving: Annotated[Path, typer.Option(help="Training set made by `efficientgen data render`.")] = Path("data/set"),
     out: Annotated[Path, typer.Option(help="Model directory to write; training goes on if it holds a state.")] = Path(
         "data/nano-edlm"
     ),
@@ -112,22 +116,34 @@ def convert_command(
     seed: Annotated[int, typer.Option()] = 0,
     device: Device = "",
 ) -> None:
-    """Convert an autoregressive text model to block diffusion.
+    """Convert an autoregressive model to block diffusion.
 
     Several GPUs: torchrun --nproc-per-node N -m efficientgen_ros.cli train convert ...
     """
     from dataclasses import replace
 
+    from efficientgen.planning.config import ModelConfig
+    from efficientgen.planning.schema import SCHEMAS, compile_template
     from efficientgen.planning.tokenizer import Tokenizer
+    from efficientgen.planning.train.data import load_set
+    from efficientgen.planning.train.driving import DrivingData
     from efficientgen.planning.train.ranks import join, leave
-    from efficientgen.planning.train.recipe import RECIPES
-    from efficientgen.planning.train.run import RunConfig
-    from efficientgen.planning.train.text import NANO_EFFICIENT_DLM, convert, read_corpus
+    from efficientgen.planning.train.recipe import RECIPES, RecipeError
+    from efficientgen.planning.train.run import GlobalBatch, RunConfig
+    from efficientgen.planning.train.text import NANO_EFFICIENT_DLM, TextData, convert, read_corpus
 
     ranks = join(device)
     chosen = replace((RECIPES | {"nano-efficient-dlm": NANO_EFFICIENT_DLM})[recipe], bd_size=block_size)
-    lines = read_corpus(corpus / "train.txt", Tokenizer.load(parent))
-    convert(parent, chosen, lines, out, RunConfig(steps, batch, peak_lr, seed=seed), ranks, _say)
+
+    def data(config: ModelConfig, tokenizer: Tokenizer) -> GlobalBatch:
+        if recipe != "fast-ddrive":
+            return TextData(read_corpus(corpus / "train.txt", tokenizer), batch, tokenizer)
+        if config.schema is None:
+            raise RecipeError(f"{parent} is a text model without a schema; fast-ddrive converts planners")
+        template = compile_template(SCHEMAS[config.schema], tokenizer, config.bd_size)
+        return DrivingData(load_set(driving), template, config, batch)
+
+    convert(parent, chosen, data, out, RunConfig(steps, batch, peak_lr, seed=seed), ranks, _say)
     leave(ranks)
 
 

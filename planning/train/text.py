@@ -19,7 +19,7 @@ from efficientgen.planning.train.initial import initialise
 from efficientgen.planning.train.ranks import Ranks
 from efficientgen.planning.train.recipe import EFFICIENT_DLM, Recipe
 from efficientgen.planning.train.rows import Batch, text_batch
-from efficientgen.planning.train.run import Run, RunConfig
+from efficientgen.planning.train.run import GlobalBatch, Run, RunConfig
 
 # Efficient-DLM at nano size.  Ours beside the paper: the grid is shifted at random, so that a block may begin at a gap,
 # and every fifth row is hidden as a whole, the state that decoding starts from.
@@ -71,26 +71,27 @@ def train_parent(
     torch.manual_seed(run_config.seed)
     model = VisionLanguageModel(dataclasses.replace(config, token_shift=1, clean_context="token"))
     initialise(model)
-    return _train(model, None, tokenizer, lines, directory, run_config, ranks, log)
+    data = TextData(lines, run_config.batch, tokenizer)
+    return _train(model, None, tokenizer, data, directory, run_config, ranks, log)
 
 
 def convert(
     parent: Path,
     recipe: Recipe,
-    lines: Sequence[list[int]],
+    data: Callable[[ModelConfig, Tokenizer], GlobalBatch],
     directory: Path,
     run_config: RunConfig,
     ranks: Ranks,
     log: Callable[[str], None],
 ) -> Run:
-    """Convert the AR model of the directory `parent` to block diffusion by `recipe`.
+    """Convert the AR model of the directory `parent` to block diffusion by `recipe`; `data` is made for that model.
 
     Raises:
         CheckpointError: `parent` is no model directory.
     """
-    model = load_model(parent)
+    model, tokenizer = load_model(parent), Tokenizer.load(parent)
     model.config = converted_config(model.config, recipe)
-    return _train(model, recipe, Tokenizer.load(parent), lines, directory, run_config, ranks, log)
+    return _train(model, recipe, tokenizer, data(model.config, tokenizer), directory, run_config, ranks, log)
 
 
 def converted_config(parent: ModelConfig, recipe: Recipe) -> ModelConfig:
@@ -107,10 +108,9 @@ def converted_config(parent: ModelConfig, recipe: Recipe) -> ModelConfig:
 
 
 def _train(
-    model: VisionLanguageModel, recipe: Recipe | None, tokenizer: Tokenizer, lines: Sequence[list[int]],
+    model: VisionLanguageModel, recipe: Recipe | None, tokenizer: Tokenizer, data: GlobalBatch,
     directory: Path, run_config: RunConfig, ranks: Ranks, log: Callable[[str], None],
 ) -> Run:  # fmt: skip
-    data = TextData(lines, run_config.batch, tokenizer)
     run = Run(model, recipe, data, directory, run_config, ranks, log)
     if run.resume():
         log(f"going on at step {run.step}")
