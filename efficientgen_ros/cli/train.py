@@ -113,6 +113,7 @@ def convert_command(
     batch: Batch = 16,
     peak_lr: PeakRate = 1e-3,
     block_size: Annotated[int, typer.Option(min=2, help="Tokens in a diffusion block; a power of two.")] = 32,
+    recompute: Annotated[bool, typer.Option("--recompute", help="Recompute activations to save memory.")] = False,
     seed: Annotated[int, typer.Option()] = 0,
     device: Device = "",
 ) -> None:
@@ -143,7 +144,7 @@ def convert_command(
         template = compile_template(SCHEMAS[config.schema], tokenizer, config.bd_size)
         return DrivingData(load_set(driving), template, config, batch)
 
-    convert(parent, chosen, data, out, RunConfig(steps, batch, peak_lr, seed=seed), ranks, _say)
+    convert(parent, chosen, data, out, RunConfig(steps, batch, peak_lr, seed=seed, recompute=recompute), ranks, _say)
     leave(ranks)
 
 

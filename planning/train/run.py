@@ -13,9 +13,11 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from efficientgen.planning.checkpoint import save_model
 from efficientgen.planning.model import VisionLanguageModel
@@ -45,6 +47,7 @@ class RunConfig:
     weight_decay: float = 0.05
     clip: float = 1.0
     seed: int = 0
+    recompute: bool = False  # layers' activations in the backward pass, for models that fill a GPU
     save_every: int = 500
     log_every: int = 50
 
@@ -71,6 +74,9 @@ class Run:
         self.rows = self.ranks.share(config.batch)
         self.model = model.to(self.ranks.device).requires_grad_(True).train()
         self.conversion = Conversion(model, recipe or Recipe(), self.ranks.mean)
+        if config.recompute:
+            for layer in model.model.language_model.layers:
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
         shard(self.conversion, list(model.model.language_model.layers), self.ranks)
         decay = [p for p in model.parameters() if p.dim() > 1]
         plain = [p for p in model.parameters() if p.dim() <= 1]
@@ -101,7 +107,11 @@ class Run:
         progress = self.step / self.config.steps
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(progress, self.config)
-        parts = self.conversion(*self.inputs(progress))
+        inputs = self.inputs(progress)
+        # FSDP2 brings its own bf16 policy
+        mixed = self.ranks.device.startswith("cuda") and self.ranks.world == 1
+        with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
+            parts = self.conversion(*inputs)
         self.optimiser.zero_grad(set_to_none=True)
         parts.total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)

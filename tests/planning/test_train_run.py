@@ -25,7 +25,7 @@ LINES = ["It is day.", "It is night. The car stands still.", "The traffic light 
          "No person is near. The road ahead is clear, driving on.", "The plan is to slow down."]  # fmt: skip
 
 
-def tiny_run(directory, recipe, ranks=None, steps=6):
+def tiny_run(directory, recipe, ranks=None, steps=6, recompute=False):
     """A deterministic run; the worker process below makes the same one."""
     tokenizer = nano_text_tokenizer()
     torch.manual_seed(0)
@@ -33,7 +33,7 @@ def tiny_run(directory, recipe, ranks=None, steps=6):
     initialise(model.double())
     end = tokenizer.id_of("<|im_end|>")
     data = TextData([[*tokenizer.encode(line), end] for line in LINES], 4, tokenizer)
-    return Run(model, recipe, data, Path(directory), replace(CONFIG, steps=steps), ranks)
+    return Run(model, recipe, data, Path(directory), replace(CONFIG, steps=steps, recompute=recompute), ranks)
 
 
 RECIPES = {"ar": None, "dvlm": replace(FAST_DVLM, bd_size=8), "efficient-dlm": replace(EFFICIENT_DLM, bd_size=8)}
@@ -50,6 +50,14 @@ def test_a_killed_run_resumes_with_the_same_losses(tmp_path, name):
     assert again.losses == whole.losses[3:] and whole.losses[0] > whole.losses[-1]
     rows = [json.loads(line) for line in (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [2, 3, 4, 6] and all({"loss", "clean", "noisy", "lr"} <= r.keys() for r in rows)
+
+
+def test_recomputed_activations_change_nothing(tmp_path):
+    plain = tiny_run(tmp_path, RECIPES["dvlm"], steps=3)
+    again = tiny_run(tmp_path, RECIPES["dvlm"], steps=3, recompute=True)
+    for run in (plain, again):
+        run.run(save=False)
+    assert again.losses == pytest.approx(plain.losses, abs=1e-9)
 
 
 def test_export_is_a_model_directory(tmp_path):
