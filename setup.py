@@ -51,6 +51,7 @@ setup(
         "record": ["mcap", "rosbags"],
         "live": ["foxglove-sdk"],
         "sim": ["panda3d", "libsumo", "sumolib", "av", "matplotlib"],
+        "qwen": ["tiktoken"],  # reads Qwen's rank file, which `pip install --no-deps dashscope` brings
         "ros-wheels": ["ros-kilted-rclpy", "ros-kilted-rmw-fastrtps-cpp"],
     },
     entry_points={

@@ -142,8 +142,8 @@ class Assembly:
         return SensorFrames(stamps, cameras)
 
     def complete(self) -> bool:
-        """Whether the drive is over and every part of every step has been heard."""
-        if self.session is None or self.status is None:
+        """Whether the drive is over and every part of every step has been heard, with the state it ended in."""
+        if self.session is None or self.status is None or self.status.stamp_ns not in self.egos:
             return False
         stamps = range(0, self.status.stamp_ns, self.session.chunk_ns)
         return all(self.step(stamp) is not None and self._told(stamp) for stamp in stamps)

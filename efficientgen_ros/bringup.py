@@ -167,6 +167,8 @@ def drive_ros(
             "keep_frames": keep_frames,
         }
     )
+    if chaos:  # a sync drive waits at these times: however busy the machine is, what is done is done then
+        parameters["world"]["hold_at_s"] = json.dumps([disturbance.at_s for disturbance in chaos])
     for node, more in (tuning or {}).items():
         parameters[node] |= check_all(node, more)
     specs = nodes_for(planner)
@@ -207,6 +209,7 @@ def _run(
                     report(step)
                 while ahead and stamp_ns >= ahead[0].at_s * 1e9:
                     done = ahead.pop(0)
+                    monitor.proceed()
                     supervisor.signal(done.node, _SIGNALS[done.action])
                     reborn |= {done.node} if done.action == "restart" else set()
                     events.append({"stamp_ns": stamp_ns, "kind": "chaos", "text": f"{done.action} {done.node}"})

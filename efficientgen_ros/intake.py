@@ -125,7 +125,11 @@ class Intake:
 
     def _take(self, name: str) -> None:
         while name in self._rig and self._pictures[name]:
-            frame = frame_from(self._pictures[name].popleft(), self._rig[name])
+            try:
+                frame = frame_from(self._pictures[name].popleft(), self._rig[name])
+            except ValueError as error:  # another encoding or size than announced, or fewer bytes than the size takes
+                self._complain(f"picture refused: {error}")
+                continue
             if self._leaps(f"{name} frame", frame.stamp_ns):
                 continue
             with self._wake:

@@ -134,6 +134,9 @@ TOPICS: dict[str, Topic] = _DRIVE | {key: topic for name in CAMERAS for key, top
 READY = "/simulation/ready"
 """Latched `std_msgs/String` on which each node says its name once its publishers are matched."""
 
+PROCEED = "/simulation/proceed"
+"""Service `std_srvs/Trigger` of the world: go on after a hold (its parameter `hold_at_s`)."""
+
 
 def message_class(type_name: str) -> Any:
     """The message class of `package/msg/Name`."""

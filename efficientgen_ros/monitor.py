@@ -13,10 +13,11 @@ from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from efficientgen.eval.step_log import Step
 from efficientgen_ros import codec
-from efficientgen_ros.interfaces import TOPICS, quality
+from efficientgen_ros.interfaces import PROCEED, TOPICS, quality
 
 _WAY = (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE)
 SETTLE_S = 0.5  # after a restarted node is discovered, for its services to be as well
@@ -42,6 +43,8 @@ class Monitor:
         self._node.create_subscription(
             String, progress.name, self._on_progress, quality(progress.depth, progress.latched)
         )
+        self._proceed: Any = self._node.create_client(Trigger, PROCEED)
+        self._to_proceed = False
         self._stages = {name: 0 for name in lifecycle}
         self._clients: dict[str, Any] = {
             name: self._node.create_client(ChangeState, f"/{name}/change_state") for name in lifecycle
@@ -74,6 +77,10 @@ class Monitor:
     def _on_progress(self, message: String) -> None:
         self._steps.append(codec.load(message.data, Step))
 
+    def proceed(self) -> None:
+        """Let a held world go on, as soon as its service is there."""
+        self._to_proceed = True
+
     def lead_again(self, name: str) -> None:
         """A lifecycle node was restarted: lead it to active once more, from when its new process is discovered."""
         self._former[name] = self._endpoints(name)
@@ -94,7 +101,10 @@ class Monitor:
         return monotonic() >= self._not_before.get(name, 0.0) and bool(self._clients[name].service_is_ready())
 
     def _lead(self) -> None:
-        """Take each lifecycle node one transition further when its last one succeeded."""
+        """Let a held world go on; take each lifecycle node one transition further when its last one succeeded."""
+        if self._to_proceed and self._proceed.service_is_ready():
+            self._to_proceed = False
+            self._proceed.call_async(Trigger.Request())
         for name, stage in self._stages.items():
             call = self._calls.get(name)
             if call is not None and call.done():

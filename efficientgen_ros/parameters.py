@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from efficientgen.planning.load import DTYPES
+
 if TYPE_CHECKING:
     from rclpy.node import Node
 
@@ -60,7 +62,11 @@ _MODE = Parameter(
     "realtime: the wall clock rules and a plan takes effect when it arrives",
     choices=("sync", "realtime"),
 )
-_PLANNER = Parameter("planner", "constant-velocity", "who drives after the hand-over: a planner's name, or 'expert'")
+_PLANNER = Parameter(
+    "planner",
+    "constant-velocity",
+    "who drives after the hand-over: expert, constant-velocity, nano-ddrive; with a checkpoint fast-ddrive, fast-dvlm",
+)
 _WORLD = Parameter("world", "reference", "what draws the pictures", choices=("reference", "none"))
 _KEEP_FRAMES = Parameter("keep_frames", False, "record camera pictures, so that the drive can be shown")
 
@@ -76,12 +82,26 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         _KEEP_FRAMES,
         Parameter("start_timeout_s", 120.0, "wall time to wait for the other nodes before giving up", 1.0, 3600.0),
         _FAULTS,
+        Parameter(
+            "hold_at_s",
+            "",
+            "sync mode: a JSON list of times (s) at which the drive waits for a call of /simulation/proceed, so that "
+            "what is done to the nodes' processes happens at that time on any machine; empty: none",
+        ),
     ),
     "planner": (
         _PLANNER,
         _WORLD,
         Parameter("checkpoint", "", "directory of the model; empty: the one shipped under the planner's name"),
         Parameter("decoder", "", "how a learned planner decodes; empty: its default"),
+        Parameter("schema", "", "answer to ask for: wod-e2e, nuscenes or nano; empty: the checkpoint's own"),
+        Parameter("device", "cpu", "where a learned planner's model runs: cpu, cuda, cuda:1"),
+        Parameter(
+            "dtype",
+            "",
+            "number format of its weights; empty: float32 on a CPU, bfloat16 elsewhere",
+            choices=("", *DTYPES),
+        ),  # fmt: skip
         Parameter("rollouts", 1, "trajectories a learned planner samples and averages per plan; 1: greedy", 1, 64),
         Parameter("threads", 1, "threads of the process for a learned planner's model", 1, 64),
         Parameter("warm_up", True, "plan once on an empty scene while configuring, so that the first plan is not slow"),

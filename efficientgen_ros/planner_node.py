@@ -18,7 +18,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from std_msgs.msg import String
 
 from efficientgen.eval.runner import frames_needed
-from efficientgen.perception.health import Expected, Finding, UnfitObservationError, require_fit
+from efficientgen.perception.health import Expected, Finding, require_fit
 from efficientgen.perception.types import Observation, Plan, Planner
 from efficientgen_ros import codec, messages, viewers
 from efficientgen_ros.intake import Intake, Lack
@@ -29,6 +29,7 @@ from efficientgen_ros.sabotage import TamperedPlans, load_faults, tampered_plann
 from efficientgen_ros.session import CommandAt, Session, Wiring, participants, run
 from efficientgen_ros.warm_up import empty_observation
 
+MODEL = ("checkpoint", "decoder", "schema", "device", "dtype", "rollouts", "threads")
 OUTPUTS = ("plan", "scaffold", "plan_path", "rollouts", "diagnostics")
 
 
@@ -48,14 +49,16 @@ class PlannerNode(LifecycleNode):
         from efficientgen.planning.load import load_planner  # loads torch
 
         try:
-            name, checkpoint, decoder = (str(self._values[key]) for key in ("planner", "checkpoint", "decoder"))
-            rollouts, threads = int(self._values["rollouts"]), int(self._values["threads"])
-            self._planner = load_planner(name, checkpoint, decoder, rollouts=rollouts, threads=threads)
-            self._planner = tampered_planner(self._planner, self._faults)
+            name = str(self._values["planner"])
+            given: dict[str, Any] = {key: self._values[key] for key in MODEL}
+            self._planner = tampered_planner(load_planner(name, **given), self._faults)
             self._look = frames_needed(self._planner, 0 if self._values["world"] == "none" else 2)
             if self._values["warm_up"]:
                 self._planner.reset(0)
-                self._planner.plan(empty_observation(self._look))
+                warm = self._planner.plan(empty_observation(self._look))
+                self.get_logger().info(f"{name}: warm-up plan in {sum(warm.stats.seconds.values()):.2f} s")
+                if warm.stats.note:
+                    self.get_logger().warning(f"{name} sees what it was not trained on: {warm.stats.note}")
         except Exception as error:  # whatever a checkpoint is wrong with: say it and stay unconfigured
             self.get_logger().error(f"cannot configure: {type(error).__name__}: {error}")
             return TransitionCallbackReturn.FAILURE
@@ -101,11 +104,11 @@ class PlannerNode(LifecycleNode):
         try:
             require_fit(observation, Expected(CAMERAS, self._look))
             return messages.snap_times(self._planner.plan(observation))
-        except UnfitObservationError as error:
-            self.get_logger().warning(f"no plan for {observation.stamp_ns / 1e9:.1f} s: {error}")
-            return _no_plan(observation.stamp_ns, f"{type(error).__name__}: {error}")
         except Exception as error:  # the drive goes on under the safety ladder, and the log says why
-            self.get_logger().error(traceback.format_exc())
+            if type(error).__module__.startswith("efficientgen"):  # named for what is wrong with the input
+                self.get_logger().warning(f"no plan for {observation.stamp_ns / 1e9:.1f} s: {error}")
+            else:
+                self.get_logger().error(traceback.format_exc())
             return _no_plan(observation.stamp_ns, f"{type(error).__name__}: {error}")
 
     def _complain(self, words: str) -> None:

@@ -24,6 +24,8 @@ from efficientgen.planning.expert import expert_plan
 from efficientgen.worldsim.oracle import Oracle
 from efficientgen.worldsim.scenario import Scenario
 
+LOOK_BACK_NS = 2 * FRAME_GAP_NS  # drawn before the hand-over: no planner looks at more than three frames
+
 
 class Stage:
     """One drive's truth and pictures.
@@ -64,7 +66,7 @@ class Stage:
     def draw(self, ticks: tuple[OracleFrame, ...]) -> SensorFrames | None:
         """What the cameras saw; None when nobody looks."""
         if self._selective:
-            first = self.handover_ns - FRAME_GAP_NS
+            first = self.handover_ns - LOOK_BACK_NS
             ticks = tuple(t for t in ticks if t.stamp_ns >= first and t.stamp_ns % CHUNK_NS == 0)
         if self.world is None or not ticks:
             return None

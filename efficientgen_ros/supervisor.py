@@ -88,9 +88,11 @@ class Supervisor:
         return node in self._children and self._children[node].poll() is None
 
     def signal(self, node: str, number: int) -> None:
-        """Send a signal to a child that still runs."""
+        """Send a signal to a child that still runs; after SIGKILL it is gone when this returns."""
         if self.running(node):
             self._children[node].send_signal(number)
+            if number == signal.SIGKILL:
+                self._children[node].wait()
 
     def stop(self, graces_s: tuple[float, float] = (10.0, 3.0)) -> None:
         """End every child: SIGINT, after a while SIGTERM, then SIGKILL; and tidy up after those that were killed."""

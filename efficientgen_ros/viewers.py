@@ -95,6 +95,8 @@ def plan_diagnostics(plan: Plan) -> DiagnosticArray:
     figures.setdefault("total_s", float(sum(stats.seconds.values())))
     for name in ("decoder", "engine", "forwards", "cycles", "drafted", "accepted", "value_tokens"):
         figures[name] = getattr(stats, name)
+    if stats.note:
+        figures["note"] = stats.note
     figures["acceptance"] = stats.accepted / stats.drafted if stats.drafted else 0.0
     failed = not len(plan.waypoints)
     return diagnostics("planner", plan.stamp_ns, 2 if failed else 0, plan.text if failed else "ok", figures)

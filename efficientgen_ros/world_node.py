@@ -8,21 +8,24 @@ counts it.  While the expert drives, its privileged plan is published here too.
 
 from __future__ import annotations
 
+import json
 from time import monotonic
 from typing import Any
 
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 
 from efficientgen.eval.faults import Fault
 from efficientgen.eval.runner import host_facts
 from efficientgen.perception.rig import NANO_RIG
-from efficientgen.perception.types import CHUNK_NS, TICK_NS, EgoState, OracleFrame, SensorFrames, Source
+from efficientgen.perception.types import CHUNK_NS, NS, TICK_NS, EgoState, OracleFrame, SensorFrames, Source
 from efficientgen.worldsim.scenario import load_scenario
 from efficientgen_ros import codec, messages, viewers
+from efficientgen_ros.interfaces import PROCEED
 from efficientgen_ros.messages import EgoJoin, Ruling, text
-from efficientgen_ros.parameters import declare
+from efficientgen_ros.parameters import ParameterError, declare
 from efficientgen_ros.sabotage import TamperedImages, load_faults
 from efficientgen_ros.session import HEADSTART_NS, CommandAt, Session, Status, Wiring, participants, run
 from efficientgen_ros.stage import Pace, Stage
@@ -52,7 +55,8 @@ class WorldNode(Node):
             notes={"renderer": stage.renderer, "host": host_facts()},
         )
         self._join, self._states, self._sources = EgoJoin(), dict[int, EgoState](), dict[int, Source]()
-        self._started, self._over = 0.0, False
+        self._started, self._over, self._held = 0.0, False, False
+        self._holds = [] if realtime else _stamps(str(values["hold_at_s"]))
         self._pace: Pace | None = None
         faults = load_faults(str(values["faults"]))
         self._wire(bool(values["keep_frames"]), float(values["start_timeout_s"]), faults)
@@ -73,6 +77,7 @@ class WorldNode(Node):
         for key in ("odometry", "acceleration", "steering"):
             self._wiring.subscribe(key, self._on_ego)
         self._wiring.subscribe("verdict", self._on_verdict)
+        self.create_service(Trigger, PROCEED, self._on_proceed)
         self._wiring.announce_when_matched()
         self._wiring.when_all_ready(self._start, patience_s, self._give_up)
 
@@ -134,11 +139,24 @@ class WorldNode(Node):
     def _ask(self) -> None:
         """End the chunk: the expert's plan while it drives, and the command that asks for the next verdict."""
         stamp = self._stage.frame.stamp_ns
+        while self._holds and stamp >= self._holds[0]:
+            self._held = True
+            self._holds.pop(0)
+        if self._held:  # until `_on_proceed`
+            return
         if self._session.expert_at(stamp):
             plan = messages.snap_times(self._stage.expert_plan())
             self._out["expert"].publish(messages.plan_message(plan))
             self._out["expert_scaffold"].publish(text(messages.scaffold_json(plan)))
         self._out["command"].publish(text(codec.dump(CommandAt(stamp, self._stage.command()))))
+
+    def _on_proceed(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, self._held = self._held, False
+        if response.success:
+            self._ask()
+        else:
+            response.message = "the drive is not held"
+        return response
 
     def _finish(self, end_reason: str) -> None:
         self._over = True
@@ -149,6 +167,18 @@ class WorldNode(Node):
 
     def close(self) -> None:
         self._stage.close()
+
+
+def _stamps(listed: str) -> list[int]:
+    """Times (s) of a JSON list as sorted stamps (ns).
+
+    Raises:
+        ParameterError: it is no list of numbers.
+    """
+    try:
+        return sorted(round(float(at) * NS) for at in json.loads(listed or "[]"))
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"parameter 'hold_at_s' is a JSON list of seconds like [5.6], got {listed!r}") from error
 
 
 def main(args: list[str] | None = None) -> None:

@@ -195,7 +195,8 @@ def drive(
             planner.reset(seed)
         if world is not None:
             world.reset(start.town, start.weather, seed)
-        artist = _Artist(world if look or keep_frames else None, handover_ns, keep_frames)
+        first_look_ns = handover_ns - max(look - 1, 0) * FRAME_GAP_NS
+        artist = _Artist(world if look or keep_frames else None, first_look_ns, keep_frames)
         frame, state, s = start, SafetyState(), locate(route, start.ego.x, start.ego.y)[0]
         desk = Desk(latency.delay_ns)
         steps: list[Step] = []
@@ -331,8 +332,8 @@ def _ask(
 class _Artist:
     """Draws the ticks that are looked at, and times it."""
 
-    def __init__(self, world: World | None, handover_ns: int, keep: bool) -> None:
-        self._world, self._first_ns, self._keep = world, handover_ns - FRAME_GAP_NS, keep
+    def __init__(self, world: World | None, first_ns: int, keep: bool) -> None:
+        self._world, self._first_ns, self._keep = world, first_ns, keep
         self._all = keep or not getattr(world, "memoryless", False)
         self.seconds: list[float] = []  # per chunk drawn
 

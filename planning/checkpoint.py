@@ -140,7 +140,7 @@ def _check(directory: Path, expected: dict[str, Tensor], stored: dict[str, Store
         if tensor.dtype not in (("F8_E4M3",) if eight_bit else WIDE):
             raise CheckpointError(
                 f"{tensor.path}: {tensor.name} is stored as {tensor.dtype}; weights must be one of {', '.join(WIDE)}, "
-                f"or F8_E4M3 with a quantization_config of {fp8.METHOD} in config.json"
+                f"and F8_E4M3 only where a quantization_config of {fp8.METHOD} says so"
             )
 
 

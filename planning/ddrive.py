@@ -13,48 +13,86 @@ from typing import Any
 import numpy as np
 import torch
 
-from efficientgen.perception.patches import TEMPORAL_PATCH, grid_of, patchify
+from efficientgen.perception.health import require_readable
+from efficientgen.perception.patches import MERGE, ImageSizeError, grid_of, patchify
 from efficientgen.perception.types import DecodeStats, Observation, Plan
 from efficientgen.perception.vision import Grid
 from efficientgen.planning.cache import KVCache
-from efficientgen.planning.checkpoint import load_model
+from efficientgen.planning.checkpoint import CheckpointError, load_model, read_config
+from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.decode import DECODERS, Answer, Counts, TemplateOnDevice
+from efficientgen.planning.drive_prompt import DrivePrompt, default_prompt, drive_prompt_ids, load_prompt
 from efficientgen.planning.model import VisionLanguageModel, position_ids
 from efficientgen.planning.prompt import ego_numbers, prompt_ids
 from efficientgen.planning.rollouts import decode_rollouts, gumbel_noise
-from efficientgen.planning.schema import SCHEMAS, SECTIONS, AnswerError, compile_template, decode_answer
-from efficientgen.planning.tokenizer import Tokenizer
+from efficientgen.planning.schema import SECTIONS, WOD_E2E, AnswerError, compile_template, decode_answer
+from efficientgen.planning.tokenizer import (
+    END_OF_TEXT,
+    IM_END,
+    IMAGE_PAD,
+    MASK,
+    NULL,
+    VISION_START,
+    Vocabulary,
+    load_tokenizer,
+)
+from efficientgen.planning.views import VIEWS, UnknownSchemaError, View, pictures, required, shortfall, view_of
 
 CAMERAS = ("FRONT_LEFT", "FRONT", "FRONT_RIGHT")  # WOD-E2E order
+TOKEN_BUDGET = 4096  # prompt and answer; the releases were trained on 2048
 
 
 class UnknownDecoderError(ValueError):
     """A decoder name that `DECODERS` does not have."""
 
 
-class UnknownSchemaError(ValueError):
-    """A model whose `schema` `SCHEMAS` does not have; text-only and question models have none."""
+class NotAPlannerError(ValueError):
+    """A model without eyes, asked to drive."""
+
+
+class PromptTooLongError(ValueError):
+    """Prompt and answer exceed the token budget."""
 
 
 class DDrive:
-    """A block-diffusion vision-language-action planner at batch 1."""
+    """A block-diffusion vision-language-action planner at batch 1.
 
-    frames_per_camera = TEMPORAL_PATCH
+    Args:
+        view: what it looks at and the answer that it writes; by default that of the model's schema, and for a model
+            that has none (Fast-dVLM) the WOD-E2E one.
+        prompt: how a released planner is asked; nano has a form of its own.
+        max_tokens: of prompt and answer together.
 
-    def __init__(self, model: VisionLanguageModel, tokenizer: Tokenizer, decoder: str = "scaffold-spec",
-                 use_history: bool = True, name: str = "ddrive", rollouts: int = 1,
-                 temperature: float = 0.5):  # fmt: skip
+    Raises:
+        NotAPlannerError: the model has no vision tower.
+        UnknownSchemaError: the model's schema is not known.
+        UnknownDecoderError: `decoder` is not one of `DECODERS`.
+        TokenizerError, CheckpointError: the vocabulary does not fit the model.
+    """
+
+    def __init__(self, model: VisionLanguageModel, tokenizer: Vocabulary, decoder: str = "scaffold-spec",
+                 use_history: bool = True, name: str = "ddrive", rollouts: int = 1, temperature: float = 0.5,
+                 view: View | None = None, prompt: DrivePrompt | None = None,
+                 max_tokens: int = TOKEN_BUDGET):  # fmt: skip
         self.name, self.rollouts, self.temperature, self._seed = name, rollouts, temperature, 0
         if rollouts < 1 or rollouts > 1 and decoder != "scaffold-spec":
-            raise ValueError(
+            raise UnknownDecoderError(
                 f"{rollouts} rollouts with decoder '{decoder}': at least 1, and several need scaffold-spec"
             )
         if decoder not in DECODERS:
             raise UnknownDecoderError(f"no decoder '{decoder}'; choose one of {', '.join(DECODERS)}")
+        config = model.config
+        if config.vision is None:
+            raise NotAPlannerError(f"'{name}' is a {config.family}, which reads text only and sees no road")
         self.model, self.tokenizer, self.decoder, self.use_history = model, tokenizer, decoder, use_history
-        if model.config.schema not in SCHEMAS:
-            raise UnknownSchemaError(f"no answer schema '{model.config.schema}'; known are {', '.join(SCHEMAS)}")
-        self.template = compile_template(SCHEMAS[model.config.schema], tokenizer, model.config.bd_size)
+        self.view = view or view_of(_schema_name(config))
+        self.frames_per_camera, self.max_tokens = self.view.frames, max_tokens
+        self.prompt = None if self.view.paired else prompt or default_prompt(self.view.schema)
+        _check_ids(tokenizer, config)
+        filler = NULL if config.schema else END_OF_TEXT  # without a schema it was never trained with NULL
+        self.template = compile_template(
+            self.view.schema, tokenizer, config.bd_size, config.text.vocab_size, filler
+        )  # fmt: skip
         parameter = next(model.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
         self._template = TemplateOnDevice(self.template, self.device)
@@ -62,39 +100,62 @@ class DDrive:
 
     @staticmethod
     def from_pretrained(directory: str | Path, *, decoder: str = "scaffold-spec", dtype: torch.dtype = torch.float32,
-                        device: str = "cpu", use_history: bool = True, rollouts: int = 1,
-                        temperature: float = 0.5) -> DDrive:  # fmt: skip
-        """Load a model directory.
+                        device: str = "cpu", use_history: bool = True, rollouts: int = 1, temperature: float = 0.5,
+                        schema: str = "", max_tokens: int = TOKEN_BUDGET) -> DDrive:  # fmt: skip
+        """Load a model directory: nano's own, or one in a released layout of Fast-dDrive or Fast-dVLM.
 
         Args:
             rollouts: trajectories sampled at `temperature` and averaged for each plan; 1 is the greedy one.
+            schema: the answer to ask for ("wod-e2e", "nuscenes"), where the config's is not the one.
 
         Raises:
             CheckpointError: the directory is incomplete, damaged or does not fit its config.
-            UnknownDecoderError: `decoder` is not one of `DECODERS`.
+            TokenizerError, PromptError, PictureLimitsError: so are the files beside the weights.
+            And those of the class.
         """
         directory = Path(directory)
+        held = read_config(directory)
+        tokenizer = load_tokenizer(directory)  # what costs nothing first, the gigabytes last
+        view = view_of(schema, directory) if schema else None
         model = load_model(directory, dtype, device)
+        view = view or view_of(_schema_name(model.config), directory)
+        prompt = None if view.paired else load_prompt(directory, held, view.schema)
         name = directory.resolve().name
-        return DDrive(model, Tokenizer.load(directory), decoder, use_history, name, rollouts, temperature)
+        return DDrive(model, tokenizer, decoder, use_history, name, rollouts, temperature, view, prompt, max_tokens)
 
     def reset(self, seed: int) -> None:
         """The seed of the rollouts; nothing else is carried from plan to plan, and greedy decoding draws nothing."""
         self._seed = seed
 
     def inputs(self, observation: Observation) -> tuple[torch.Tensor, tuple[Grid, ...], list[int]]:
-        """Patch vectors (1, N, 1176), one grid per camera, and the prompt's token ids."""
-        pairs = []
-        for name in CAMERAS:
-            frames = observation.cameras[name][-TEMPORAL_PATCH:]
-            pairs.append(np.stack([f.image for f in (frames if len(frames) == TEMPORAL_PATCH else frames * 2)]))
-        images = torch.from_numpy(np.stack(pairs)).to(self.device)  # (3, 2, H, W, 3)
-        grid = grid_of(*images.shape[2:4])
-        patches = patchify(images).to(self.dtype).flatten(0, 1)[None]  # (1, 3 h w, 1176)
-        per_image = grid[1] * grid[2] // 4
-        numbers = ego_numbers(observation.history)
-        ids = prompt_ids(self.tokenizer, len(CAMERAS), per_image, observation.command, numbers, self.use_history)
-        return patches, (grid,) * len(CAMERAS), ids
+        """Patch vectors (1, N, 1176), one grid per picture, and the prompt's token ids.
+
+        Raises:
+            UnfitObservationError: a picture, calibration or history that no model can read.
+            ImageSizeError: pictures of a size that the planner cannot take.
+            PromptTooLongError: prompt and answer exceed `max_tokens`.
+        """
+        require_readable(observation, required(self.view, observation))
+        images = pictures(self.view, observation)
+        grids = tuple(grid_of(*image.shape[1:3]) for image in images)
+        ids = self._prompt_ids(observation, [h * w // MERGE**2 for _, h, w in grids])
+        if len(ids) + len(self.template) > self.max_tokens:
+            raise PromptTooLongError(
+                f"a prompt of {len(ids)} tokens and an answer of {len(self.template)} exceed the budget of "
+                f"{self.max_tokens}: shorten prompt.txt, lower max_pixels in preprocessor_config.json, or raise "
+                "max_tokens"
+            )
+        patches = [patchify(torch.from_numpy(image)[None].to(self.device)) for image in images]
+        return torch.cat(patches, 1).to(self.dtype), grids, ids  # (1, sum of h w, 1176)
+
+    def _prompt_ids(self, observation: Observation, tokens: list[int]) -> list[int]:
+        if self.prompt is not None:
+            history = observation.history if self.use_history else None
+            return drive_prompt_ids(self.prompt, self.tokenizer, tokens, observation.command, history)
+        if len(set(tokens)) > 1:
+            raise ImageSizeError("the cameras give pictures of different sizes, this planner needs one size for all")
+        ego = ego_numbers(observation.history)
+        return prompt_ids(self.tokenizer, len(tokens), tokens[0], observation.command, ego, self.use_history)
 
     def answer(self, observation: Observation) -> tuple[Answer, dict[str, float]]:
         """The greedy answer's tokens and the wall seconds of each stage."""
@@ -132,6 +193,7 @@ class DDrive:
 
         Raises:
             AnswerError: no answer holds a trajectory (the allow-lists make that impossible for a sound checkpoint).
+            And those of `inputs`.
         """
         answers, counts, seconds = self._answers(observation, self.rollouts)
         read: list[tuple[str, dict[str, Any]]] = []
@@ -153,6 +215,7 @@ class DDrive:
             accepted=counts.accepted,
             value_tokens=counts.values,
             seconds=seconds,
+            note=shortfall(self.view, observation),
         )
         several = len(paths) > 1
         return Plan(
@@ -172,3 +235,27 @@ class DDrive:
             self._cache = KVCache(self.model.config.text, capacity, self.dtype, self.device)
         self._cache.length = 0
         return self._cache
+
+
+def _schema_name(config: ModelConfig) -> str:
+    """Raises:
+    UnknownSchemaError: the model names no answer, and is not the one that can be asked for any.
+    """
+    if config.schema is None and config.family != "fast-dvlm":
+        raise UnknownSchemaError(f"the model names no answer schema; give one of {', '.join(VIEWS)}")
+    return config.schema or WOD_E2E.name
+
+
+def _check_ids(tokenizer: Vocabulary, config: ModelConfig) -> None:
+    """Raises:
+    CheckpointError: the tokenizer and the config disagree about a special token.
+    """
+    wanted = {MASK: config.mask_token_id, IMAGE_PAD: config.image_token_id, VISION_START: config.vision_start_token_id,
+              IM_END: config.im_end_token_id}  # fmt: skip
+    if config.schema:
+        wanted[NULL] = config.null_token_id
+    for token, i in wanted.items():
+        if tokenizer.id_of(token) != i:
+            raise CheckpointError(
+                f"{token} is {tokenizer.id_of(token)} in the vocabulary, {i} in config.json: take both from one release"
+            )

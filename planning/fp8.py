@@ -78,6 +78,11 @@ def prepare(model: nn.Module, section: Any, stored_as: dict[str, str]) -> None:
         CheckpointError: another quantisation, or 8-bit tensors that `quantization_config` does not cover.
     """
     if section is None:
+        if eight_bit := [name for name, dtype in stored_as.items() if dtype == "F8_E4M3"]:
+            raise CheckpointError(
+                f"{eight_bit[0]} is stored as F8_E4M3, but config.json has no quantization_config; fetch the "
+                "config.json that belongs to these weights"
+            )
         return
     if not isinstance(section, dict) or section.get("quant_method") != METHOD:
         told = section.get("quant_method") if isinstance(section, dict) else section

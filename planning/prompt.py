@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from efficientgen.perception.types import Command, EgoHistory, EgoState
 from efficientgen.planning.schema import format_number
-from efficientgen.planning.tokenizer import IM_END, IM_START, IMAGE_PAD, NULL, VISION_END, VISION_START, Tokenizer
+from efficientgen.planning.tokenizer import IM_END, IM_START, IMAGE_PAD, NULL, VISION_END, VISION_START, Vocabulary
 
 COMMANDS = {Command.GO_STRAIGHT: "go straight", Command.GO_LEFT: "turn left", Command.GO_RIGHT: "turn right"}
 HISTORY_INDICES = (-7, -5, -3)  # of the 4 Hz history: -1.5, -1.0, -0.5 s
@@ -44,7 +44,7 @@ def _in_ego(now: EgoState, then: EgoState) -> tuple[float, float]:
 
 
 def prompt_ids(
-    tokenizer: Tokenizer, images: int, tokens_per_image: int, command: Command, ego: EgoNumbers, known: bool = True
+    tokenizer: Vocabulary, images: int, tokens_per_image: int, command: Command, ego: EgoNumbers, known: bool = True
 ) -> list[int]:
     """Token ids of the whole prompt up to the assistant's turn."""
     begin, say_command, say_past, say_speed, say_acceleration, say_yaw, separator, end = LITERALS

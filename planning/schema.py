@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from efficientgen.planning.tokenizer import NULL, Tokenizer
+from efficientgen.planning.tokenizer import NULL, TokenizerError, Vocabulary
 
 CRITICAL_OBJECTS = (
     "nearby_vehicle", "pedestrian", "cyclist", "construction", "traffic_element", "weather_condition", "road_hazard",
@@ -57,10 +57,23 @@ class Schema:
     times_s: tuple[float, ...]
     integers: int  # digits before the point of a coordinate
     decimals: int
+    before_sign: str = ""  # text that a sign's token begins with
 
 
-def driving_schema(name: str, times_s: Sequence[float], explanation: int, integers: int, decimals: int = 2) -> Schema:
-    """The Fast-dDrive answer with `explanation` text tokens and waypoints at `times_s` seconds."""
+def driving_schema(
+    name: str,
+    times_s: Sequence[float],
+    explanation: int,
+    integers: int,
+    decimals: int = 2,
+    spaced: bool = False,
+) -> Schema:
+    """The Fast-dDrive answer with `explanation` text tokens and waypoints at `times_s` seconds.
+
+    Args:
+        spaced: the released form: a space before every sign, so that in Qwen's BPE signs never fuse with the structure
+            before them, and the decimal point a value that the model writes.
+    """
     objects: list[Literal | Slot] = [Literal('{"critical_objects": {"' + CRITICAL_OBJECTS[0] + '": "')]
     for i, key in enumerate(CRITICAL_OBJECTS):
         objects.append(Slot(key, 1, "yes_no"))
@@ -76,17 +89,21 @@ def driving_schema(name: str, times_s: Sequence[float], explanation: int, intege
     path: list[Literal | Slot] = [Literal('"}, "trajectory": "[[')]
     for i in range(len(times_s)):
         for axis in "xy":
-            path += [Slot(f"{axis}{i}.sign", 1, "sign"), Slot(f"{axis}{i}.int", integers, "digit"), Literal(".")]
+            path += [Slot(f"{axis}{i}.sign", 1, "sign"), Slot(f"{axis}{i}.int", integers, "digit")]
+            path.append(Slot(f"{axis}{i}.point", 1, "point") if spaced else Literal("."))
             path.append(Slot(f"{axis}{i}.frac", decimals, "digit"))
             if axis == "x":
                 path.append(Literal(","))
         path.append(Literal("], [" if i + 1 < len(times_s) else ']]"}'))
     sections = dict(zip(SECTIONS, (tuple(objects), explain, meta, tuple(path)), strict=True))
-    return Schema(name, sections, tuple(times_s), integers, decimals)
+    return Schema(name, sections, tuple(times_s), integers, decimals, " " if spaced else "")
 
 
-NANO = driving_schema("nano", [0.5, 1.0, 1.5, 2.0, 2.5, 3.0], explanation=12, integers=2, decimals=1)
-SCHEMAS = {NANO.name: NANO}
+HALF_SECONDS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+NANO = driving_schema("nano", HALF_SECONDS, explanation=12, integers=2, decimals=1)
+WOD_E2E = driving_schema("wod-e2e", (1.0, 2.0, 3.0, 4.0, 5.0), explanation=192, integers=3, spaced=True)
+NUSCENES = driving_schema("nuscenes", HALF_SECONDS, explanation=192, integers=3, spaced=True)
+SCHEMAS = {schema.name: schema for schema in (NANO, WOD_E2E, NUSCENES)}
 
 
 @dataclass(frozen=True)
@@ -100,6 +117,7 @@ class Template:
     section: NDArray[np.int64]  # (L,) index into SECTIONS
     slots: tuple[tuple[str, int, int], ...]  # (name, start, end)
     blocks: tuple[tuple[int, int], ...]  # (start, end) of every diffusion block, in order
+    filler: int  # token id that fills up short values
 
     def __len__(self) -> int:
         return len(self.scaffold)
@@ -109,13 +127,37 @@ class Template:
         return self.scaffold < 0
 
 
-def compile_template(schema: Schema, tokenizer: Tokenizer, bd_size: int) -> Template:
-    """Tokenise `schema` and cut each section into blocks of `bd_size` value tokens."""
+def compile_template(
+    schema: Schema, tokenizer: Vocabulary, bd_size: int, vocab_size: int = 0, filler: str = NULL
+) -> Template:
+    """Tokenise `schema` and cut each section into blocks of `bd_size` value tokens.
+
+    Args:
+        vocab_size: width of the model's logits, where that is more than the vocabulary (released models are padded).
+        filler: the token that fills up short text.
+
+    Raises:
+        TokenizerError: the vocabulary lacks a token that a slot needs, or has more than `vocab_size`.
+    """
+    if vocab_size and tokenizer.vocab_size > vocab_size:
+        raise TokenizerError(
+            f"the vocabulary has {tokenizer.vocab_size} tokens, the model {vocab_size}: they do not belong together; "
+            "take tokenizer files and weights from one release"
+        )
     ids: list[int] = []
     allow: list[int] = []
     section: list[int] = []
     slots: list[tuple[str, int, int]] = []
-    alphabets = {name: i for i, name in enumerate(tokenizer.alphabets)}
+    allowed = {name: list(tokens) for name, tokens in tokenizer.alphabets.items()}
+    null, fill = tokenizer.id_of(NULL), tokenizer.id_of(filler)
+    allowed["text"] = sorted({fill, *allowed["text"]} - {null} | ({null} & {fill}))
+    alphabets = {name: i for i, name in enumerate(allowed)}
+    needed = {part.alphabet for parts in schema.sections.values() for part in parts if isinstance(part, Slot)}
+    if lacking := sorted(needed - alphabets.keys()):
+        raise TokenizerError(
+            f"the vocabulary cannot write a '{schema.name}' answer, it has no {', '.join(lacking)} tokens: ask for the "
+            "schema that the model was trained with"
+        )
     for s, parts in enumerate(schema.sections.values()):
         for part in parts:
             if isinstance(part, Literal):
@@ -126,12 +168,12 @@ def compile_template(schema: Schema, tokenizer: Tokenizer, bd_size: int) -> Temp
             ids += tokens
             allow += [row] * len(tokens)
             section += [s] * len(tokens)
-    lists = np.zeros((len(alphabets), tokenizer.vocab_size), bool)
+    lists = np.zeros((len(alphabets), vocab_size or tokenizer.vocab_size), bool)
     for name, row in alphabets.items():
-        lists[row, list(tokenizer.alphabets[name])] = True
+        lists[row, allowed[name]] = True
     scaffold, sections = np.array(ids), np.array(section)
     blocks = section_blocks(scaffold < 0, sections, bd_size)
-    return Template(schema, scaffold, np.array(allow), lists, sections, tuple(slots), blocks)
+    return Template(schema, scaffold, np.array(allow), lists, sections, tuple(slots), blocks, fill)
 
 
 def section_blocks(
@@ -160,33 +202,45 @@ def format_number(value: float, integers: int, decimals: int) -> str:
     return f"{min(max(value, -limit), limit):+0{integers + decimals + 2}.{decimals}f}"
 
 
-def encode_answer(template: Template, tokenizer: Tokenizer, sections: Mapping[str, Any]) -> NDArray[np.int64]:
-    """Ground truth to answer tokens (L,).  `sections` holds the four sections, the trajectory as (T, 2) m."""
+def encode_answer(template: Template, tokenizer: Vocabulary, sections: Mapping[str, Any]) -> NDArray[np.int64]:
+    """Ground truth to answer tokens (L,).  `sections` holds the four sections, the trajectory as (T, 2) m.
+
+    An explanation that is longer than its slot is cut.
+
+    Raises:
+        AnswerError: a value cannot stand in its slot (a quote in the explanation, say).
+    """
     schema = template.schema
     values: dict[str, str] = dict(sections["critical_objects"])
     values["explanation"] = sections["explanation"]
     values |= sections["future_meta_behavior"]
-    for i, point in enumerate(np.asarray(sections["trajectory"], np.float64)):
+    path = np.asarray(sections["trajectory"], np.float64)
+    if path.shape != (len(schema.times_s), 2) or not np.isfinite(path).all():
+        raise AnswerError(f"a '{schema.name}' trajectory is ({len(schema.times_s)}, 2) finite m, got {path.shape}")
+    for i, point in enumerate(path):
         for axis, value in zip("xy", point, strict=True):
             text = format_number(float(value), schema.integers, schema.decimals)
-            values[f"{axis}{i}.sign"] = text[0]
+            values[f"{axis}{i}.sign"], values[f"{axis}{i}.point"] = schema.before_sign + text[0], "."
             values[f"{axis}{i}.int"], values[f"{axis}{i}.frac"] = text[1:].split(".")
     ids = template.scaffold.copy()
-    null = tokenizer.id_of(NULL)
     for name, start, end in template.slots:
-        tokens = tokenizer.encode(values[name])[: end - start]
-        ids[start:end] = tokens + [null] * (end - start - len(tokens))
+        tokens = tokenizer.encode(values[name])
+        if len(tokens) > end - start and name != "explanation":
+            raise AnswerError(f"{values[name]!r} is {len(tokens)} tokens, the {name} has {end - start} tokens at most")
+        tokens = tokens[: end - start]
+        if not template.allow_lists[template.allow[start], tokens].all():
+            raise AnswerError(f"{values[name]!r} cannot be the {name}: no quotes, backslashes, line ends or odd tokens")
+        ids[start:end] = tokens + [template.filler] * (end - start - len(tokens))
     return ids
 
 
-def decode_answer(template: Template, tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[str, dict[str, Any]]:
+def decode_answer(template: Template, tokenizer: Vocabulary, ids: Sequence[int]) -> tuple[str, dict[str, Any]]:
     """Answer tokens (L,) to the JSON text and its sections, the trajectory as a list of [x, y] in m.
 
     Raises:
         AnswerError: the text is not the JSON object that the schema describes.
     """
-    null = tokenizer.id_of(NULL)
-    text = tokenizer.decode([int(i) for i in ids if i != null])
+    text = tokenizer.decode([int(i) for i in ids if i != template.filler])
     try:
         answer = json.loads(text)
         numbers = [float(n) for n in re.findall(r"[+-]\d+\.\d+", answer["trajectory"])]

@@ -1,23 +1,44 @@
 """The nano planners' tokenizer: one token per digit, sign, word and scaffold string, built with HF `tokenizers`.
 
-The released planners use Qwen's BPE; what both share is this small interface: `encode`, `decode`, `id_of`, `vocab_size`
-and `alphabets`, the allow-lists that slots name.  A nano checkpoint carries its vocabulary as `tokenizer.json`.
+The released planners use Qwen's BPE (`qwen_tokenizer.py`); what both share is the small interface `Vocabulary`.  A nano
+checkpoint carries its vocabulary as `tokenizer.json`; `load_tokenizer` reads whichever a directory holds.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from tokenizers import Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as HFTokenizer
 
 PAD, NULL, MASK = "<|pad|>", "<|NULL|>", "|<MASK>|"
+END_OF_TEXT = "<|endoftext|>"
 IM_START, IM_END = "<|im_start|>", "<|im_end|>"
 VISION_START, VISION_END, IMAGE_PAD = "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"
 SPECIAL = (PAD, NULL, MASK, IM_START, IM_END, VISION_START, VISION_END, IMAGE_PAD)
+
+
+class TokenizerError(ValueError):
+    """A vocabulary that is missing, damaged or lacks a token that is needed; the message says what to do."""
+
+
+class Vocabulary(Protocol):
+    """What schemas and prompts need of a tokenizer; `alphabets` are the allow-lists that slots name."""
+
+    vocab_size: int
+
+    @property
+    def alphabets(self) -> Mapping[str, Sequence[int]]: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def id_of(self, token: str) -> int: ...
 
 
 class UnknownTextError(ValueError):
@@ -33,12 +54,16 @@ class Tokenizer:
         self.vocab_size = backend.get_vocab_size()
         words = [i for t, i in self.vocab.items() if re.fullmatch(r" ?[A-Za-z]+|[,.;]", t)]
         null = self.vocab[NULL]
-        self.alphabets: Mapping[str, Sequence[int]] = {
+        self._alphabets = {
             "yes_no": [self.vocab["yes"], self.vocab["no"]],
             "sign": [self.vocab["+"], self.vocab["-"]],
             "digit": [self.vocab[d] for d in "0123456789"],
             "text": sorted([*words, null]),
         }
+
+    @property
+    def alphabets(self) -> Mapping[str, Sequence[int]]:
+        return self._alphabets
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`.
@@ -56,6 +81,13 @@ class Tokenizer:
         return "".join(cast(str, self.backend.id_to_token(i)) for i in ids)
 
     def id_of(self, token: str) -> int:
+        """The id of a token of the vocabulary.
+
+        Raises:
+            TokenizerError: it is none.
+        """
+        if token not in self.vocab:
+            raise TokenizerError(f"the nano vocabulary has no token {token!r}: it belongs to another kind of planner")
         return self.vocab[token]
 
     def save(self, directory: Path) -> None:
@@ -64,6 +96,24 @@ class Tokenizer:
     @staticmethod
     def load(directory: Path) -> Tokenizer:
         return Tokenizer(HFTokenizer.from_file(str(directory / "tokenizer.json")))
+
+
+def load_tokenizer(directory: Path) -> Vocabulary:
+    """The tokenizer of a model directory: a nano word list, or a byte-level BPE.
+
+    Raises:
+        TokenizerError: the directory's files are damaged, or there is no vocabulary.
+    """
+    path = directory / "tokenizer.json"
+    if path.exists():
+        try:
+            if json.loads(path.read_text("utf-8"))["model"]["type"] == "WordLevel":
+                return Tokenizer.load(directory)
+        except Exception as error:  # `tokenizers` raises bare Exception for whatever is wrong with a file
+            raise TokenizerError(f"{path} is damaged ({error!r}); fetch or train the checkpoint again") from error
+    from efficientgen.planning.qwen_tokenizer import load_qwen
+
+    return load_qwen(directory)
 
 
 def build_tokenizer(literals: Iterable[str], sentences: Iterable[str], multiple_of: int = 64) -> Tokenizer:

@@ -30,8 +30,14 @@ ROS_MODES = ("sync", "realtime")
 
 def drive_command(
     scenario: Annotated[list[str], typer.Argument(help="Scenarios; `efficientgen scenarios` lists them.")] = None,  # type: ignore[assignment]
-    planner: Annotated[str, typer.Option(help="nano-ddrive, expert, constant-velocity.")] = DEFAULT,
+    planner: Annotated[
+        str, typer.Option(help="nano-ddrive, fast-ddrive, fast-dvlm, expert, constant-velocity.")
+    ] = DEFAULT,
     checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
+    schema: Annotated[str, typer.Option(help="Answer to ask for: wod-e2e, nuscenes; empty: the checkpoint's.")] = "",
+    decoder: Annotated[str, typer.Option(help="How the planner decodes; empty: scaffold-spec.")] = "",
+    device: Annotated[str, typer.Option(help="Where its model runs: cpu, cuda, cuda:1.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Of its weights; empty: float32 on a CPU, bfloat16 elsewhere.")] = "",
     rollouts: Annotated[
         int, typer.Option(min=1, max=64, help="Trajectories sampled and averaged per plan; 1: greedy.")
     ] = 1,
@@ -85,13 +91,13 @@ def drive_command(
     if live:
         console.print(f"live: open ws://localhost:{port} in Foxglove (layout: {share(LAYOUT)})", soft_wrap=True)
     tuning: dict[str, Any] = {"recorder": {"live_port": port}} if live else {}
-    if rollouts > 1:
-        tuning["planner"] = {"rollouts": rollouts}
+    model: dict[str, Any] = {"schema": schema, "decoder": decoder, "device": device, "dtype": dtype}
+    tuning["planner"] = model | {"rollouts": rollouts}
     entries: list[Entry] = []
     with _progress(console) as progress:
         for each in scenarios:
             if in_process:
-                log = _drive_here(each, seed, planner, checkpoint, rollouts, latency, progress)
+                log = _drive_here(each, seed, planner, checkpoint, tuning["planner"], latency, progress)
             else:
                 log = _drive_ros(each, seed, planner, checkpoint, world, mode, kill_planner_at, run, tuning, progress)
             entries.append(Entry(_keep(log, run), log))
@@ -146,7 +152,13 @@ def bringup_command(
 
 
 def _drive_here(
-    scenario: Scenario, seed: int, planner: str, checkpoint: str, rollouts: int, latency: str, progress: Progress
+    scenario: Scenario,
+    seed: int,
+    planner: str,
+    checkpoint: str,
+    model: dict[str, Any],
+    latency: str,
+    progress: Progress,
 ) -> StepLog:
     """The drive that the report shows, with its pictures, in this process."""
     from efficientgen.eval.latency import resolve
@@ -155,7 +167,7 @@ def _drive_here(
 
     task = progress.add_task(f"{scenario.name} · {planner}", total=scenario.duration_s)
     began = time.monotonic()
-    driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint, rollouts=rollouts)
+    driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint, **model)
     world = ReferenceWorld()
     log = drive(
         scenario,

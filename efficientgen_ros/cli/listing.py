@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from efficientgen.planning.load import CONSTANT_VELOCITY, EXPERT, LOG_REPLAY, WEIGHTS, shipped_models
+from efficientgen.planning.releases import FILES, OPTIONAL_FILES, RELEASES
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -27,20 +28,31 @@ def models_command(as_json: AsJson = False) -> None:
             "path": "",
         },
     ]
+    for name, release in RELEASES.items():
+        told = {"release_gib": release.gib, "hub": release.hub, "licence": release.licence}
+        told |= {"files": FILES, "optional_files": OPTIONAL_FILES}
+        rows.append({"name": name, "kind": f"bring your own: {release.what}", "size_mib": None, "path": "", **told})
     for directory in shipped_models():
         config = json.loads((directory / "config.json").read_text())
         size = (directory / WEIGHTS).stat().st_size / 2**20
-        kind = f"{config['architectures'][0]}, schema {config['schema']}"
+        kind = f"shipped: {config['architectures'][0]}, schema {config.get('schema')}"
         rows.append({"name": directory.name, "kind": kind, "size_mib": round(size, 1), "path": str(directory)})
     if as_json:
         print(json.dumps(rows, indent=2))
         return
     table = Table("planner", "what it is", "MiB", "directory", box=SIMPLE_HEAD)
     for row in rows:
-        table.add_row(row["name"], row["kind"], str(row["size_mib"] or ""), row["path"])
+        large = f"{row['release_gib']:.0f} GiB" if "release_gib" in row else ""
+        table.add_row(row["name"], row["kind"], str(row["size_mib"] or large), row["path"])
     console = Console()
     console.print(table)
-    console.print("Your own: --checkpoint DIR with config.json, model.safetensors and tokenizer.json.")
+    console.print(
+        "Bring your own: put its files into a directory of any name and give --checkpoint DIR (checkpoint:=DIR)."
+    )
+    for name, release in RELEASES.items():
+        console.print(f"  [bold]{name}[/]: {release.hub}. Licence: {release.licence}.", highlight=False)
+    console.print(f"  The directory holds {FILES}.", highlight=False)
+    console.print(f"  It may also hold {OPTIONAL_FILES}.", highlight=False)
 
 
 def scenarios_command(

@@ -25,6 +25,6 @@ def test_bf16_errs_no_more_than_stock_at_released_shape(config, grids, tmp_path)
     with torch.device("cuda"):
         stock = stock_model(replace(config, **TOKENS), std=0.02)
     mine, theirs, size = bf16_errors(stock, tmp_path, grids, range(2), "cuda")
-    print(f"RMS error to fp32: ours {mine:.3e}, stock {theirs:.3e}, logits {size:.3e} on {torch.cuda.get_device_name()}")
+    print(f"RMS to fp32: ours {mine:.3e}, stock {theirs:.3e}, logits {size:.3e}, {torch.cuda.get_device_name()}")
     assert 0 < theirs
     assert mine <= LIMIT * theirs

@@ -9,7 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from efficientgen.perception.health import Expected, Finding, UnfitObservationError, findings, require_fit
+from efficientgen.perception.health import (
+    Expected,
+    Finding,
+    UnfitObservationError,
+    findings,
+    require_fit,
+    require_readable,
+)
 from efficientgen.perception.rig import NANO_RIG
 from efficientgen.perception.types import (
     CHUNK_NS,
@@ -139,3 +146,53 @@ def test_night_and_fog_of_the_rendered_world_are_no_faults():
             history = EgoHistory(states)
             require_fit(Observation(ticks[k].stamp_ns, cameras, history, Command.GO_STRAIGHT), EXPECTED)
     world.close()
+
+
+def picture(image) -> Observation:
+    return with_frames(observation(), "FRONT", lambda k, f: replace(f, image=image if k else f.image))
+
+
+def calibrated(**change) -> Observation:
+    return with_frames(observation(), "FRONT", lambda k, f: replace(f, **change))
+
+
+@pytest.mark.parametrize(
+    ("seen", "finding", "words"),
+    [
+        (picture(np.zeros((0, 224, 3), np.uint8)), Finding.NOT_A_PICTURE, "empty picture of 224x0"),
+        (picture(np.zeros((112, 224), np.uint8)), Finding.NOT_A_PICTURE, r"uint8 \(112, 224\)"),
+        (picture(np.zeros((112, 224, 4), np.uint8)), Finding.NOT_A_PICTURE, r"\(H, W, 3\) RGB is wanted"),
+        (picture(np.zeros((112, 224, 3))), Finding.NOT_A_PICTURE, "float64"),
+        (picture(None), Finding.NOT_A_PICTURE, "NoneType"),
+        (picture(np.zeros((56, 224, 3), np.uint8)), Finding.NOT_A_PICTURE, "changes its size"),
+        (calibrated(intrinsics=np.zeros((3, 3))), Finding.CALIBRATION, "cannot be inverted"),
+        (calibrated(intrinsics=np.full((3, 3), np.inf)), Finding.CALIBRATION, "finite"),
+        (calibrated(camera_to_ego=np.eye(3)), Finding.CALIBRATION, r"\(4, 4\)"),
+        (
+            replace(observation(), cameras={**observation().cameras, "REAR": observation().cameras["FRONT"]}),
+            Finding.SURPLUS,
+            "REAR; the rig has",
+        ),
+        (
+            replace(observation(), history=EgoHistory(observation().history.states[3:])),
+            Finding.HISTORY_SHORT,
+            "13 of 16",
+        ),
+        (replace(observation(), history=EgoHistory(())), Finding.HISTORY_SHORT, "0 of 16"),
+        (with_states(observation(), lambda k, s: replace(s, x=1e9)), Finding.ABSURD, r"x 1e\+09"),
+        (with_states(observation(), lambda k, s: replace(s, speed=-400.0)), Finding.ABSURD, "speed -400"),
+    ],
+)
+def test_what_no_model_can_read_is_found_before_all_else(seen, finding, words):
+    assert found(seen) == {finding}
+    with pytest.raises(UnfitObservationError, match=words):
+        require_fit(seen, EXPECTED)
+    if finding is not Finding.SURPLUS:  # which cameras there are beside is the rig's business, not the planner's
+        with pytest.raises(UnfitObservationError, match=words):
+            require_readable(seen, EXPECTED)
+
+
+def test_old_frozen_and_leaping_observations_are_readable():
+    require_readable(frozen(8.0), EXPECTED)
+    require_readable(replace(observation(), stamp_ns=NOW + 10**9), EXPECTED)
+    require_readable(replace(observation(), cameras={}), Expected(NAMES, 0))

@@ -1,13 +1,15 @@
 """Model directories: a round trip keeps every weight, and each kind of damage has its own words."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from efficientgen.planning.checkpoint import CheckpointError, load_model, save_model
-from efficientgen.planning.ddrive import DDrive, UnknownDecoderError
+from efficientgen.planning.ddrive import DDrive, UnknownDecoderError, UnknownSchemaError
 from efficientgen.planning.load import UnknownPlannerError, load_planner
+from tests.planning.families import random_model
 
 
 @pytest.fixture
@@ -44,7 +46,9 @@ def test_each_damage_is_told(directory):
         load_model(directory)
 
 
-def test_unknown_names_list_the_choices(directory):
+def test_unknown_names_list_the_choices(directory, small_config, tokenizer):
+    with pytest.raises(UnknownSchemaError, match="nano"):
+        DDrive(random_model(replace(small_config, schema=None)), tokenizer)
     with pytest.raises(UnknownDecoderError, match="scaffold-spec"):
         DDrive.from_pretrained(directory, decoder="beam")
     with pytest.raises(UnknownPlannerError, match="constant-velocity"):

@@ -148,7 +148,9 @@ def test_what_a_release_leaves_out_comes_from_its_family():
     chat = {k: v for k, v in older.items() if k not in ("deep_json_scaffold", "schema")}
     assert config_from_json(chat) == SMALL["fast-dvlm"]
     assert config_from_json(chat | {"bd_size": 16}).decode_block_size == 16
-    text = {k: v for k, v in config_to_json(SMALL["efficient-dlm"]).items() if k not in ("qk_norm", "qkv_bias", "noise")}
+    text = {
+        k: v for k, v in config_to_json(SMALL["efficient-dlm"]).items() if k not in ("qk_norm", "qkv_bias", "noise")
+    }
     assert config_from_json(text) == SMALL["efficient-dlm"]
     without_family = {k: v for k, v in text.items() if k not in ("family", "architectures")}
     assert config_from_json(without_family) == SMALL["efficient-dlm"]

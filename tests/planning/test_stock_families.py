@@ -88,7 +88,9 @@ def test_without_sections_rope_is_mrope_of_text():
 
     positions = torch.arange(50).expand(3, -1)
     with_sections, without = SMALL["fast-dvlm"].text, SMALL["fast-dllm-v2"].text
-    for a, b in zip(mrope(positions, with_sections, torch.float32), mrope(positions, without, torch.float32), strict=True):
+    for a, b in zip(
+        mrope(positions, with_sections, torch.float32), mrope(positions, without, torch.float32), strict=True
+    ):
         assert torch.equal(a, b)
 
 

@@ -25,6 +25,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_lists():
     models = json.loads(run("models", "--json").stdout)
     assert {"expert", "constant-velocity", "nano-ddrive"} <= {m["name"] for m in models}
+    brought = {m["name"]: m for m in models if "hub" in m}
+    assert {"fast-ddrive", "fast-dvlm"} <= set(brought)
+    assert all(m["licence"] and "config.json" in m["files"] and m["release_gib"] > 5 for m in brought.values())
     assert all(m["size_mib"] <= 15 for m in models if m["size_mib"])
     scenarios = json.loads(run("scenarios", "--split", "heldout", "--json").stdout)
     assert len(scenarios) >= 3 and {s["split"] for s in scenarios} == {"heldout"}
@@ -36,6 +39,9 @@ def test_lists():
         (("drive", "nowhere"), "there are:"),
         (("drive", "--planner", "nobody"), "choose one of"),
         (("drive", "--checkpoint", "no/such/dir"), "does not exist"),
+        (("drive", "--planner", "fast-ddrive"), "give its directory"),
+        (("drive", "--planner", "fast-dvlm", "--checkpoint", "no/such/dir", "--in-process"), "does not exist"),
+        (("drive", "--in-process", "--device", "abacus"), "use cpu"),
         (("drive", "--live", "--in-process"), "leave one out"),
         (("runs", "no/such/runs"), "`efficientgen drive` makes it"),
         (("eval", "closed-loop", "--scenario", "nowhere"), "there are:"),

@@ -97,7 +97,8 @@ def test_a_killed_planner_leaves_the_car_standing_in_its_lane(tmp_path, mode):
 
     (death,) = [event for event in log.notes["events"] if event["kind"] == "node_exit"]
     assert death["text"] == f"planner (pid {log.notes['pids']['planner']}) killed by SIGKILL"
-    assert abs(death["stamp_ns"] / NS - killed_s) < 3.0
+    late_s = death["stamp_ns"] / NS - killed_s
+    assert late_s == 0.0 if mode == "sync" else 0.0 <= late_s < 3.0, "a sync drive waits for what is done to it"
     assert not log.deterministic and log.notes["exit_codes"]["planner"] == -signal.SIGKILL
     assert log.notes["deadline_misses" if mode == "realtime" else "timeouts"] > 0
 

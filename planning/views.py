@@ -1,0 +1,129 @@
+"""What each family of checkpoints is shown: cameras, frames in time, picture size, and the answer that it writes.
+
+`nano` sees three cameras of the rig as they are, each as a pair of frames 0.4 s apart that fills the tower's temporal
+patch.  The released planners see single pictures (both temporal halves alike), resized to a fixed area: three cameras
+now (WOD-E2E), or three frames of the front camera over the last second (nuScenes).  They get what the rig has;
+`shortfall` says how that differs from what they were trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from efficientgen.perception.health import Expected
+from efficientgen.perception.patches import TEMPORAL_PATCH
+from efficientgen.perception.resize import RELEASED_PIXELS, resize, smart_size
+from efficientgen.perception.types import NS, U8, Observation
+from efficientgen.planning.schema import NANO, NUSCENES, WOD_E2E, Schema
+
+SPAN_SLACK_S = 0.05
+
+
+class UnknownSchemaError(ValueError):
+    """A name that no answer schema has; text-only and question models have none."""
+
+
+class PictureLimitsError(ValueError):
+    """Picture limits of a checkpoint directory that make no sense."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a planner looks at, and the answer that it writes about it."""
+
+    schema: Schema
+    cameras: tuple[str, ...]  # in the prompt's order
+    frames: int  # per camera, oldest first
+    span_s: float  # from the first frame to the last
+    paired: bool = False  # the frames are the two halves of one moving picture
+    pixels: tuple[int, int] | None = (RELEASED_PIXELS, RELEASED_PIXELS)  # least and largest area; None: as it comes
+
+
+VIEWS = {
+    view.schema.name: view
+    for view in (
+        View(NANO, ("FRONT_LEFT", "FRONT", "FRONT_RIGHT"), TEMPORAL_PATCH, 0.4, paired=True, pixels=None),
+        View(WOD_E2E, ("FRONT_LEFT", "FRONT", "FRONT_RIGHT"), 1, 0.0),
+        View(NUSCENES, ("FRONT",), 3, 1.0),
+    )
+}
+
+
+def view_of(name: str, directory: Path | None = None) -> View:
+    """The view of a schema; a released one with the picture limits of the directory's `preprocessor_config.json`.
+
+    Raises:
+        UnknownSchemaError: no such schema.
+        PictureLimitsError: the directory's limits are damaged, or no picture can meet them.
+    """
+    if name not in VIEWS:
+        raise UnknownSchemaError(f"no answer schema '{name}'; choose one of {', '.join(VIEWS)}")
+    view = VIEWS[name]
+    path = directory / "preprocessor_config.json" if directory else None
+    if view.pixels is None or path is None or not path.exists():
+        return view
+    try:
+        held = json.loads(path.read_text("utf-8"))
+        size = held.get("size") or {}
+        low = int(held.get("min_pixels") or size.get("shortest_edge") or view.pixels[0])
+        high = int(held.get("max_pixels") or size.get("longest_edge") or view.pixels[1])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PictureLimitsError(f"{path} is damaged ({error}); fetch it again, or remove it") from error
+    if not 0 < low <= high:
+        raise PictureLimitsError(f"{path}: min_pixels {low} and max_pixels {high}; positive and in this order, please")
+    return replace(view, pixels=(low, high))
+
+
+def pictures(view: View, observation: Observation) -> list[U8]:
+    """uint8 (2, H, W, 3) per picture, in the prompt's order, resized as the view wants it.
+
+    The observation is one that `require_readable` passed.
+    """
+    out: list[U8] = []
+    looked_at = required(view, observation)
+    for name in looked_at.cameras:
+        images = [_sized(view, frame.image) for frame in observation.cameras[name][-looked_at.frames :]]
+        if view.paired:
+            images = images if len(images) == TEMPORAL_PATCH else images * TEMPORAL_PATCH
+            out.append(np.stack(images))
+        else:
+            out += [np.stack([image] * TEMPORAL_PATCH) for image in images]
+    return out
+
+
+def camera_names(view: View, observation: Observation) -> tuple[str, ...]:
+    """What the observation calls the view's cameras: the rig's name, or the data set's `CAM_<name>`."""
+    held = observation.cameras
+    return tuple(n if n in held or f"CAM_{n}" not in held else f"CAM_{n}" for n in view.cameras)
+
+
+def required(view: View, observation: Observation) -> Expected:
+    """What must be readable for a plan; of a pair one frame is enough, all cameras then show one frame twice."""
+    names = camera_names(view, observation)
+    held = min(len(observation.cameras.get(name, ())) for name in names)
+    return Expected(names, max(1, min(held, view.frames)) if view.paired else view.frames)
+
+
+def shortfall(view: View, observation: Observation) -> str:
+    """How the pictures differ from what the released planners were trained on, in words; "" where they do not."""
+    if view.pixels is None:
+        return ""
+    words = []
+    frames = observation.cameras[camera_names(view, observation)[0]][-view.frames :]
+    height, width = frames[-1].image.shape[:2]
+    rows, columns = smart_size(height, width, *view.pixels)
+    if rows * columns > 1.5 * height * width:
+        words.append(f"pictures of {width}x{height} px enlarged to {columns}x{rows}")
+    span = (frames[-1].stamp_ns - frames[0].stamp_ns) / NS
+    if abs(span - view.span_s) > SPAN_SLACK_S:
+        words.append(f"{len(frames)} frames over {span:.1f} s, trained on {view.span_s:.1f} s")
+    return "; ".join(words)
+
+
+def _sized(view: View, image: U8) -> U8:
+    height, width = image.shape[:2]
+    return image if view.pixels is None else resize(image, *smart_size(height, width, *view.pixels))
