@@ -17,6 +17,7 @@ from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.nano_text import nano_text_config, nano_text_tokenizer
 from efficientgen.planning.text_model import TextLM, TextRequestError, fill_gap
 from efficientgen.planning.train.convert import attend_in
+from efficientgen.planning.train.recipe import RecipeError
 from efficientgen.planning.train.rows import build_rows, text_batch
 from efficientgen_ros.cli import app
 
@@ -137,3 +138,19 @@ def test_the_command_completes_and_infills_out_of_the_box(random_model, tmp_path
     own = runner.invoke(app, ["text", "infill", "It is [gap:1].", "--checkpoint", str(tmp_path)])
     assert own.exit_code == 0 and "1 tokens in" in own.output
     json.loads((tmp_path / "config.json").read_text())
+
+
+def test_the_training_commands_make_a_parent_and_convert_it(tmp_path):
+    (tmp_path / "train.txt").write_text((TEXT + "\n") * 3)
+    runner, parent = CliRunner(), str(tmp_path / "ar")
+    common = ["--corpus", str(tmp_path), "--steps", "2", "--batch", "2", "--device", "cpu"]
+    made = runner.invoke(app, ["train", "text", "--out", parent, "--hidden", "16", "--layers", "1", *common])
+    assert made.exit_code == 0, made.output
+    common += ["--parent", parent, "--block-size", "8", "--recipe"]
+    for recipe, shift in (("nano-efficient-dlm", 0), ("fast-dvlm", 1)):
+        done = runner.invoke(app, ["train", "convert", "--out", str(tmp_path / recipe), *common, recipe])
+        assert done.exit_code == 0, done.output
+        model = TextLM.from_pretrained("", tmp_path / recipe)
+        assert (model.model.config.token_shift, model.model.config.bd_size) == (shift, 8)
+    wrong = runner.invoke(app, ["train", "convert", "--out", str(tmp_path / "none"), *common, "fast-ddrive"])
+    assert wrong.exit_code == 1 and isinstance(wrong.exception, RecipeError)
