@@ -155,7 +155,7 @@ def ablate_command(
         "docs/results/conversion.json"
     ),
     seeds: Annotated[int, typer.Option(min=1)] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each conversion.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each conversion.")] = 150,
     scratch: Annotated[Path, typer.Option(help="Directory for what is thrown away.")] = Path("data/ablate"),
 ) -> None:
     """Convert small AR models in ways that differ in one choice, and say which of the papers' claims hold here."""

@@ -64,8 +64,8 @@ METRICS = ("generation", "tokens_per_forward", "infill")
 class Budget:
     """How much each run may train; `batch` texts a step."""
 
-    parent_steps: int = 250  # of each of the parent's two stages
-    steps: int = 200  # of the conversion
+    parent_steps: int = 200  # of each of the parent's two stages
+    steps: int = 150  # of the conversion
     batch: int = 8
     hidden: int = 64
     layers: int = 3
