@@ -113,6 +113,9 @@ def convert_command(
     batch: Batch = 16,
     peak_lr: PeakRate = 1e-3,
     block_size: Annotated[int, typer.Option(min=2, help="Tokens in a diffusion block; a power of two.")] = 32,
+    gaps: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of the rows that hide gaps; default: the recipe's.")
+    ] = None,
     recompute: Annotated[bool, typer.Option("--recompute", help="Recompute activations to save memory.")] = False,
     seed: Annotated[int, typer.Option()] = 0,
     device: Device = "",
@@ -135,6 +138,8 @@ def convert_command(
 
     ranks = join(device)
     chosen = replace((RECIPES | {"nano-efficient-dlm": NANO_EFFICIENT_DLM})[recipe], bd_size=block_size)
+    if gaps is not None:
+        chosen = replace(chosen, gaps=gaps)
 
     def data(config: ModelConfig, tokenizer: Tokenizer) -> GlobalBatch:
         if recipe != "fast-ddrive":

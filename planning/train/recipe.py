@@ -41,6 +41,7 @@ class Recipe:
     # Blocks begin anywhere: every row moves its grid at random (blocks "grid"), or every other row (blocks "section").
     shifted_grid: bool = False
     full: float = 0.0  # share of the rows whose first copy hides everything, the state that drafting starts from
+    gaps: float = 0.0  # share of the rows whose first copy hides one stretch of every block, with text on both sides
     section_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
@@ -89,8 +90,22 @@ def draw_noise(recipe: Recipe, batch: Batch, block_size: int, generator: torch.G
     hidden, level = draw(recipe.noise, block, block_size, maskable, batch.section, generator)
     full = torch.rand((len(block), 1), generator=generator) < recipe.full
     hidden, level = torch.where(full, maskable, hidden), torch.where(full, 1.0, level)
+    gap, width = _gaps(block, maskable, generator)
+    chosen = ~full & (torch.rand((len(block), 1), generator=generator) < recipe.gaps)
+    hidden, level = torch.where(chosen, gap, hidden), torch.where(chosen, width, level)
     copies = complement(hidden, maskable, batch.always & maskable) if recipe.complementary else hidden[:, None]
     return Noise(block, copies, level)
+
+
+def _gaps(block: Tensor, maskable: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Hidden (B, L) and level (B, L): of each block's n maskable tokens a stretch of 1 to n / 2, anywhere in it."""
+    rows, blocks = len(block), int(block.max()) + 1
+    size = torch.zeros(rows, blocks).scatter_add(1, block, maskable.float())
+    width = (torch.rand(size.shape, generator=generator) * size / 2).ceil().clamp(min=1).minimum(size)
+    begin = ((size - width + 1) * torch.rand(size.shape, generator=generator)).floor()
+    before = maskable.cumsum(1) - 1 - (size.cumsum(1) - size).gather(1, block)  # rank among the block's maskable
+    inside = (before >= begin.gather(1, block)) & (before < (begin + width).gather(1, block))
+    return inside & maskable, (width / size.clamp(min=1)).gather(1, block)
 
 
 def _blocks(recipe: Recipe, batch: Batch, row: int, size: int, generator: torch.Generator) -> Tensor:

@@ -101,6 +101,19 @@ def test_a_full_copy_is_the_state_that_drafting_starts_from():
     assert 0.4 < float(full.float().mean()) < 0.65 and (noise.level[full] == 1).all()
 
 
+def test_gap_rows_hide_one_stretch_of_every_block():
+    batch = text_batch([list(range(5, 25))] * 300, [0] * 300, 0, 1)
+    noise = draw_noise(replace(EFFICIENT_DLM, gaps=1.0), batch, 8, torch.Generator().manual_seed(0))
+    begins = set()
+    for row, level in zip(noise.hidden[:, 0], noise.level, strict=True):
+        for start, size in ((0, 8), (8, 8), (16, 4)):
+            where = torch.nonzero(row[start : start + size])[:, 0].tolist()
+            assert where == list(range(where[0], where[-1] + 1)) and 1 <= len(where) <= size // 2
+            assert float(level[start]) == pytest.approx(len(where) / size)
+            begins.add(where[0])
+    assert begins == set(range(8)), "anywhere in the block"
+
+
 def test_block_sizes_anneal_as_the_paper_says():
     assert [block_size_at(u, 32) for u in (0, 0.19, 0.2, 0.5, 0.79, 0.8, 1.0, 2.0)] == [2, 2, 4, 8, 16, 32, 32, 32]
     assert block_size_at(0.0, 2) == 2
