@@ -22,8 +22,8 @@ from efficientgen.planning.train.rows import Batch, text_batch
 from efficientgen.planning.train.run import GlobalBatch, Run, RunConfig
 
 # Efficient-DLM at nano size.  Ours beside the paper: the grid is shifted at random, so that a block may begin at a gap;
-# every fifth row is hidden as a whole, the state that decoding starts from; and a third of the rows hide one stretch per
-# block.  Masking late tokens first hardly ever shows a gap with text behind it, and such a model fills gaps badly.
+# every fifth row is hidden as a whole, the state that decoding starts from; and a third of the rows hide one stretch of
+# each block.  Masking late tokens first hardly ever shows a gap with text behind it: such a model fills gaps badly.
 NANO_EFFICIENT_DLM = dataclasses.replace(EFFICIENT_DLM, bd_size=32, shifted_grid=True, full=0.2, gaps=0.4)
 
 
