@@ -114,12 +114,16 @@ def test_the_shipped_model_is_small_and_its_card_names_its_bytes():
 
 
 def test_the_shipped_model_reads_both_sides_of_a_gap():
-    """The light's colour stands behind the gap only; another colour there gives another filling."""
+    """The same text before it: an explanation of what is planned behind it, of a length that is not told."""
     model = TextLM.from_pretrained("nano-edlm")
-    head = "It is day. The car drives at 7 metres per second and the route goes straight on. The traffic light is"
-    tail = ", 24 metres away. No vehicle is near. No person is near. The traffic light is {}, stopping at the line."
-    for colour in ("red", "yellow"):
-        assert f"light is {colour}, 24" in model.infill(f"{head} [gap:1]{tail.format(colour)}").text
+    head = (
+        "It is day. The car drives at 7 metres per second and the route goes straight on. There is no traffic light. "
+        "No vehicle is near. No person is near."
+    )
+    faster = " The plan is to speed up and go straight, 24 metres in three seconds."
+    turning = " The plan is to slow down and turn left, 14 metres in three seconds."
+    assert model.infill(f"{head} [gap]{faster}").text == f"{head} The road ahead is clear, driving on.{faster}"
+    assert "The road ahead is clear, driving on." not in model.infill(f"{head} [gap]{turning}").text
 
 
 def test_the_command_completes_and_infills_out_of_the_box(random_model, tmp_path):
@@ -131,8 +135,10 @@ def test_the_command_completes_and_infills_out_of_the_box(random_model, tmp_path
         r"(\d+) tokens in (\d+) forwards, ([\d.]+) tokens per forward", done.output
     ).groups()
     assert int(tokens) > int(forwards) > 0 and float(rate) == pytest.approx(int(tokens) / int(forwards), abs=0.01)
-    gap = runner.invoke(app, ["text", "infill", TEXT.replace("come to stop", "[gap:3]")])
-    assert gap.exit_code == 0 and "The plan is to come to stop and" in gap.output
+    gap = runner.invoke(
+        app, ["text", "infill", TEXT.replace("The traffic light is red, stopping at the line.", "[gap:11]")]
+    )
+    assert gap.exit_code == 0 and gap.output.startswith(TEXT + "\n11 tokens in ")
     save_model(random_model.model, tmp_path)
     random_model.tokenizer.save(tmp_path)
     own = runner.invoke(app, ["text", "infill", "It is [gap:1].", "--checkpoint", str(tmp_path)])
