@@ -29,8 +29,9 @@ $(VENV)/.ready: requirements.txt setup.py | system
 	  || $(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.ready
+$(VENV)/.dev: requirements-dev.txt requirements-devkits.txt $(VENV)/.ready
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-devkits.txt
 	@touch $@
 
 drive: setup

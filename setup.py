@@ -51,6 +51,10 @@ setup(
         "record": ["mcap", "rosbags"],
         "live": ["foxglove-sdk"],
         "sim": ["panda3d", "libsumo", "sumolib", "av", "matplotlib"],
+        "sweep": ["ray", "pyarrow==23.*", "fsspec"],  # libsumo 1.28 links against Arrow 23
+        # What the readers need; they themselves go in with --no-deps (requirements-devkits.txt).
+        "eval-nuscenes": ["opencv-python-headless", "shapely", "pyquaternion", "descartes", "scikit-learn", "tqdm"],
+        "eval-wod": ["crc32c", "protobuf>=3.20"],
         "qwen": ["tiktoken"],  # reads Qwen's rank file, which `pip install --no-deps dashscope` brings
         "ros-wheels": ["ros-kilted-rclpy", "ros-kilted-rmw-fastrtps-cpp"],
     },

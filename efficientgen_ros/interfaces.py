@@ -113,7 +113,8 @@ _DRIVE: dict[str, Topic] = {
 }
 
 
-def _camera_topics(camera: str) -> dict[str, Topic]:
+def camera_topics(camera: str) -> dict[str, Topic]:
+    """The topics of one camera, `image/<CAMERA>`, `camera_info/<CAMERA>` and `mount/<CAMERA>`."""
     base = f"/sensing/camera/{camera.lower()}"
     return {
         f"image/{camera}": Topic(
@@ -128,7 +129,7 @@ def _camera_topics(camera: str) -> dict[str, Topic]:
     }
 
 
-TOPICS: dict[str, Topic] = _DRIVE | {key: topic for name in CAMERAS for key, topic in _camera_topics(name).items()}
+TOPICS: dict[str, Topic] = _DRIVE | {key: topic for name in CAMERAS for key, topic in camera_topics(name).items()}
 """Key -> topic.  Keys of camera topics are `image/<CAMERA>`, `camera_info/<CAMERA>`, `mount/<CAMERA>`."""
 
 READY = "/simulation/ready"

@@ -80,6 +80,7 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         _MODE,
         _PLANNER,
         _KEEP_FRAMES,
+        Parameter("sensors", "", "also publish any of depth, labels, instances, lidar (comma-separated); empty: none"),
         Parameter("start_timeout_s", 120.0, "wall time to wait for the other nodes before giving up", 1.0, 3600.0),
         _FAULTS,
         Parameter(

@@ -23,10 +23,11 @@ from efficientgen.perception.rig import NANO_RIG
 from efficientgen.perception.types import CHUNK_NS, NS, TICK_NS, EgoState, OracleFrame, SensorFrames, Source
 from efficientgen.worldsim.scenario import load_scenario
 from efficientgen_ros import codec, messages, viewers
-from efficientgen_ros.interfaces import PROCEED
+from efficientgen_ros.interfaces import PROCEED, message_class, quality
 from efficientgen_ros.messages import EgoJoin, Ruling, text
 from efficientgen_ros.parameters import ParameterError, declare
 from efficientgen_ros.sabotage import TamperedImages, load_faults
+from efficientgen_ros.sensors import lidar_mount_message, sensor_messages, sensor_topics, sensors_named
 from efficientgen_ros.session import HEADSTART_NS, CommandAt, Session, Status, Wiring, participants, run
 from efficientgen_ros.stage import Pace, Stage
 
@@ -59,6 +60,7 @@ class WorldNode(Node):
         self._holds = [] if realtime else _stamps(str(values["hold_at_s"]))
         self._pace: Pace | None = None
         faults = load_faults(str(values["faults"]))
+        self._sensors = sensors_named(str(values["sensors"]), str(values["world"]))
         self._wire(bool(values["keep_frames"]), float(values["start_timeout_s"]), faults)
 
     def _wire(self, recorder_looks: bool, patience_s: float, faults: tuple[Fault, ...]) -> None:
@@ -77,9 +79,20 @@ class WorldNode(Node):
         for key in ("odometry", "acceleration", "steering"):
             self._wiring.subscribe(key, self._on_ego)
         self._wiring.subscribe("verdict", self._on_verdict)
+        self._open_sensors()
         self.create_service(Trigger, PROCEED, self._on_proceed)
         self._wiring.announce_when_matched()
         self._wiring.when_all_ready(self._start, patience_s, self._give_up)
+
+    def _open_sensors(self) -> None:
+        """Publishers that no node waits for; where the renderer cannot measure, say so before the drive begins."""
+        for key, topic in sensor_topics(self._sensors, self._cameras).items():
+            self._out[key] = self.create_publisher(
+                message_class(topic.type), topic.name, quality(topic.depth, topic.latched)
+            )
+        tuple(sensor_messages(self._sensors, self._stage.world, self._stage.frame, self._cameras))
+        if "lidar" in self._sensors:
+            self._out["lidar/mount"].publish(lidar_mount_message())
 
     def _start(self) -> None:
         self._started = monotonic()
@@ -135,6 +148,8 @@ class WorldNode(Node):
             for picture in messages.pictures_at(drawn, camera.name, frame.stamp_ns):
                 self._out[f"camera_info/{camera.name}"].publish(messages.info_message(camera, frame.stamp_ns))
                 self._out[f"image/{camera.name}"].publish(messages.image_message(picture))
+        for key, message in sensor_messages(self._sensors, self._stage.world, frame, self._cameras):
+            self._out[key].publish(message)
 
     def _ask(self) -> None:
         """End the chunk: the expert's plan while it drives, and the command that asks for the next verdict."""

@@ -45,32 +45,57 @@ def comfort(egos: Sequence[EgoState]) -> Comfort:
     Longitudinal acceleration is smoothed over 0.7 s; lateral acceleration is speed times yaw rate; jerk and yaw
     acceleration are derivatives over 1.5 s, as NAVSIM's.
     """
-    speed = np.array([ego.speed for ego in egos])
-    yaw_rate = np.array([ego.yaw_rate for ego in egos])
-    along = fitted(np.array([ego.acceleration for ego in egos]), ACCELERATION_WINDOW)
-    lateral = fitted(speed * yaw_rate, ACCELERATION_WINDOW)
-    jerk_along = fitted(np.array([ego.acceleration for ego in egos]), JERK_WINDOW, derivative=1)
-    jerk_lateral = fitted(speed * yaw_rate, JERK_WINDOW, derivative=1)
-    jerk = np.hypot(jerk_along, jerk_lateral)
-    yaw_acceleration = fitted(yaw_rate, JERK_WINDOW, derivative=1)
-    within = (
-        (along <= MAX_FORWARD)
-        & (along >= -MAX_BRAKING)
-        & (np.abs(lateral) <= MAX_LATERAL)
-        & (jerk <= MAX_JERK)
-        & (np.abs(jerk_along) <= MAX_LONGITUDINAL_JERK)
-        & (np.abs(yaw_rate) <= MAX_YAW_RATE)
-        & (np.abs(yaw_acceleration) <= MAX_YAW_ACCELERATION)
-    )
+    felt = _felt(*np.array([(ego.speed, ego.acceleration, ego.yaw_rate) for ego in egos], np.float64).T)
     return Comfort(
-        share=float(within.mean()),
-        max_forward=max(0.0, float(along.max())),
-        max_braking=max(0.0, float(-along.min())),
-        max_lateral=float(np.abs(lateral).max()),
-        max_jerk=float(jerk.max()),
-        max_longitudinal_jerk=float(np.abs(jerk_along).max()),
-        max_yaw_rate=float(np.abs(yaw_rate).max()),
-        max_yaw_acceleration=float(np.abs(yaw_acceleration).max()),
+        share=float(_within(felt).mean()),
+        max_forward=max(0.0, float(felt.along.max())),
+        max_braking=max(0.0, float(-felt.along.min())),
+        max_lateral=float(np.abs(felt.lateral).max()),
+        max_jerk=float(felt.jerk.max()),
+        max_longitudinal_jerk=float(np.abs(felt.jerk_along).max()),
+        max_yaw_rate=float(np.abs(felt.yaw_rate).max()),
+        max_yaw_acceleration=float(np.abs(felt.yaw_acceleration).max()),
+    )
+
+
+def motion_is_comfortable(speed: F64, acceleration: F64, yaw_rate: F64) -> bool:
+    """Whether every tick of a motion, (K,) each at 0.1 s, stays within all limits, by the filters of `comfort`."""
+    return bool(_within(_felt(speed, acceleration, yaw_rate)).all())
+
+
+@dataclass(frozen=True)
+class _Felt:
+    """What passengers feel, filtered, (K,) each."""
+
+    along: F64
+    lateral: F64
+    jerk: F64
+    jerk_along: F64
+    yaw_rate: F64
+    yaw_acceleration: F64
+
+
+def _felt(speed: F64, acceleration: F64, yaw_rate: F64) -> _Felt:
+    jerk_along = fitted(acceleration, JERK_WINDOW, derivative=1)
+    return _Felt(
+        along=fitted(acceleration, ACCELERATION_WINDOW),
+        lateral=fitted(speed * yaw_rate, ACCELERATION_WINDOW),
+        jerk=np.hypot(jerk_along, fitted(speed * yaw_rate, JERK_WINDOW, derivative=1)),
+        jerk_along=jerk_along,
+        yaw_rate=yaw_rate,
+        yaw_acceleration=fitted(yaw_rate, JERK_WINDOW, derivative=1),
+    )
+
+
+def _within(felt: _Felt) -> np.ndarray:
+    return np.asarray(
+        (felt.along <= MAX_FORWARD)
+        & (felt.along >= -MAX_BRAKING)
+        & (np.abs(felt.lateral) <= MAX_LATERAL)
+        & (felt.jerk <= MAX_JERK)
+        & (np.abs(felt.jerk_along) <= MAX_LONGITUDINAL_JERK)
+        & (np.abs(felt.yaw_rate) <= MAX_YAW_RATE)
+        & (np.abs(felt.yaw_acceleration) <= MAX_YAW_ACCELERATION)
     )
 
 

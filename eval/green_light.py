@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from efficientgen.eval.route_score import RED_STATES, route_progress
+from efficientgen.eval.route_score import RED_STATES, lamp_at, route_progress
 from efficientgen.eval.step_log import StepLog, all_ticks
 from efficientgen.perception.route import point_at
 from efficientgen.perception.types import F64, NS, TICK_NS, OracleFrame, Route, StopLine, VehicleParams
@@ -44,7 +44,7 @@ def moves_off_delays(log: StepLog, vehicle: VehicleParams | None = None) -> tupl
     for stop in log.route.stops:
         if not stop.signal:
             continue
-        lamps = [_lamp(tick, stop) for tick in ticks]
+        lamps = [lamp_at(tick.lights, stop) for tick in ticks]
         for i in range(1, len(ticks)):
             if not (lamps[i - 1] in RED_STATES and lamps[i] in "Gg" and lamps[i] and lamps[i - 1]):
                 continue
@@ -75,11 +75,6 @@ def _delay(
         end = max(stop.s_exit, stop.s) + BEYOND_M
         waited += not _blocked(route, tick, bumper, end, LOOK_AHEAD_S, vehicle)
     return round(waited * TICK_S, 1) if waited * TICK_S >= PROMPT_S else None
-
-
-def _lamp(tick: OracleFrame, stop: StopLine) -> str:
-    state = tick.lights.get(stop.signal, "")
-    return state[stop.link] if stop.link < len(state) else ""
 
 
 def _blocked(

@@ -3,8 +3,9 @@
 References run on stock transformers in float64, uncached (`eval/stock.py`), with the weights as the decoder has them.
 The AR family is compared with greedy AR, block diffusion with its own definition.  In float64 every token must agree.
 In float32 and bf16 a token may differ where two logits, or a probability and the threshold, nearly tie: the largest gap
-at a difference says how near.  At released shape there is no room for the reference; there the AR family is compared
-with our own AR of the same dtype, and what a decoder costs is the point.
+at a difference says how near, and a row for stock transformers in the same dtype says what is the dtype's own doing.
+
+At released shape what a decoder costs is the point; there the AR family is compared with our own AR of the same dtype.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from efficientgen.eval.random_models import Subject
-from efficientgen.eval.stock import Agreement, Stock, autoregressive_choices, uncached_diffusion
+from efficientgen.eval.stock import Agreement, Prefix, Stock, autoregressive_choices, rounding, uncached_diffusion
 from efficientgen.planning.cache import KVCache
 from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.decode import DECODERS, NOT_AUTOREGRESSIVE, Answer, Form, TemplateOnDevice, TextForm
@@ -27,17 +28,18 @@ from efficientgen.planning.decode_form import OPEN
 from efficientgen.planning.decode_text import read
 from efficientgen.planning.model import VisionLanguageModel, position_ids
 from efficientgen.planning.schema import AnswerError, Template, decode_answer
-from efficientgen.planning.tokenizer import Tokenizer
+from efficientgen.planning.tokenizer import Vocabulary
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}
 AR = "greedy AR of stock transformers, uncached, float64"
 DIFFUSION = "block diffusion without a cache on stock transformers, float64"
+STOCK = "(stock itself)"  # in place of a decoder: what the dtype alone changes
 OWN_AR = "our AR, same dtype"
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """A prompt that has been read: everything a decoder is called with, and the tokens that were read."""
+    """A prompt that has been read, for any number of decodes: what a decoder is called with, and the tokens read."""
 
     model: VisionLanguageModel
     cache: KVCache
@@ -47,7 +49,9 @@ class Prompted:
     held: list[int]
     patches: Tensor | None
 
+    @torch.inference_mode()
     def decode(self, decoder: str, **options: Any) -> Answer:
+        self.cache.length = len(self.held)
         return DECODERS[decoder](self.model, self.cache, self.form, self.logits, self.next_position, **options)
 
 
@@ -116,27 +120,35 @@ def matrix(
             subject = make()
             subject.model.to(DTYPES[dtype])
             stock = Stock(subject.model)
+            ready: dict[bool, list[tuple[Prompted, Prefix]]] = {}
             for decoder in decoders_of(subject.model.config, subject.template is not None):
-                yield compare(subject, stock, decoder, dtype, range(seed, seed + prompts), new_tokens)
+                on_grid = reads_on_grid(subject, decoder)
+                if on_grid not in ready:
+                    seeds = range(seed, seed + prompts)
+                    ready[on_grid] = [read_both(subject, stock, s, on_grid, new_tokens) for s in seeds]
+                yield compare(subject, stock, decoder, dtype, ready[on_grid])
+                if decoder == "ar" and dtype != "fp64":
+                    yield compare_stock(subject, stock, dtype, ready[on_grid])
+
+
+def reads_on_grid(subject: Subject, decoder: str) -> bool:
+    """Does `decoder` read the prompt in whole blocks?"""
+    return decoder in NOT_AUTOREGRESSIVE and subject.model.config.clean_context == "block"
 
 
 @torch.inference_mode()
-def compare(
-    subject: Subject,
-    stock: Stock,
-    decoder: str,
-    dtype: str,
-    seeds: Sequence[int],
-    new_tokens: int,
-) -> Row:
+def read_both(subject: Subject, stock: Stock, seed: int, on_grid: bool, new_tokens: int) -> tuple[Prompted, Prefix]:
+    """One prompt read by our model and as stock transformers embeds it."""
+    case = read_prompt(subject, seed, on_grid, new_tokens)
+    return case, stock.prefix(case.held, case.patches, subject.grids)
+
+
+@torch.inference_mode()
+def compare(subject: Subject, stock: Stock, decoder: str, dtype: str, cases: Sequence[tuple[Prompted, Prefix]]) -> Row:
     """One decoder on one model against its reference."""
-    config = subject.model.config
-    diffusion = decoder in NOT_AUTOREGRESSIVE
+    config, diffusion, total = subject.model.config, decoder in NOT_AUTOREGRESSIVE, Agreement()
     row = Row(subject.name, decoder, dtype, DIFFUSION if diffusion else AR)
-    total = Agreement()
-    for seed in seeds:
-        case = read_prompt(subject, seed, diffusion and config.clean_context == "block", new_tokens)
-        prefix = stock.prefix(case.held, case.patches, subject.grids)
+    for case, prefix in cases:
         trace: list[Pass] = []
         begin = time.perf_counter()
         answer = case.decode(decoder, **({"trace": trace} if diffusion else {}))
@@ -146,7 +158,7 @@ def compare(
             width = len(case.form) if sections else config.sub_block_size
             ids, agreement = uncached_diffusion(stock, prefix, case.form, CONFIDENCE, width, not sections, trace)
             if ids != answer.ids:
-                raise AssertionError("the passes that were traced are not the answer that was given")
+                raise AssertionError("the passes that were traced do not add up to the answer that was given")
         else:
             agreement = autoregressive_choices(stock, prefix, case.form, answer.ids)
         total.add(agreement)
@@ -156,38 +168,54 @@ def compare(
     return row
 
 
+@torch.inference_mode()
+def compare_stock(subject: Subject, stock: Stock, dtype: str, cases: Sequence[tuple[Prompted, Prefix]]) -> Row:
+    """Stock transformers in `dtype` against itself in float64, behind the prefixes of our AR answers."""
+    low = Stock(subject.model, DTYPES[dtype])
+    row, total = Row(subject.name, STOCK, dtype, AR), Agreement()
+    for case, prefix in cases:
+        prefixes = prefix, low.prefix(case.held, case.patches, subject.grids)
+        total.add(rounding(stock, low, prefixes, case.form, case.decode("ar").ids))
+        row.prompts += 1
+    row.tokens, row.agreed, row.logit_gap = total.tokens, total.same, total.logit_gap
+    return row
+
+
 def costs(
     subjects: Mapping[str, Callable[[], Subject]], dtype: str, prompts: int, new_tokens: int, seed: int = 0
 ) -> Iterator[Row]:
-    """`cost` of one model after the other, never two of them in memory."""
+    """`cost` of every decoder on one model after the other, never two models in memory."""
     for make in subjects.values():
-        yield from cost(make(), dtype, prompts, new_tokens, seed)
+        subject = make()
+        for decoder in decoders_of(subject.model.config, subject.template is not None):
+            on_grid = reads_on_grid(subject, decoder)
+            cases = [read_prompt(subject, s, on_grid, new_tokens) for s in range(seed, seed + prompts)]
+            yield cost(subject, decoder, dtype, cases)
+        del subject
 
 
-def cost(subject: Subject, dtype: str, prompts: int, new_tokens: int, seed: int = 0) -> Iterator[Row]:
-    """Every decoder on one model as it is, on whatever device: forwards, accepted tokens, seconds, peak memory."""
-    config = subject.model.config
-    device = next(subject.model.parameters()).device
-    for decoder in decoders_of(config, subject.template is not None):
-        diffusion = decoder in NOT_AUTOREGRESSIVE
-        row = Row(subject.name, decoder, dtype, "none" if diffusion else OWN_AR)
-        for s in range(seed, seed + prompts):
-            case = read_prompt(subject, s, diffusion and config.clean_context == "block", new_tokens)
-            first = None if diffusion else case.decode("ar").ids
-            case.cache.length = len(case.held)
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
-                torch.cuda.synchronize(device)
-            begin = time.perf_counter()
-            answer = case.decode(decoder)  # tokens are Python ints, so it has ended when it returns
-            row.seconds += time.perf_counter() - begin
-            _enter(row, subject, answer)
-            if device.type == "cuda":
-                row.peak_mib = max(row.peak_mib or 0.0, torch.cuda.max_memory_allocated(device) / 2**20)
-            if first is not None:
-                row.tokens += len(first)
-                row.agreed += _common_prefix(first, answer.ids)
-        yield row
+@torch.inference_mode()
+def cost(subject: Subject, decoder: str, dtype: str, cases: Sequence[Prompted]) -> Row:
+    """One decoder on a model as it is, on whatever device: forwards, accepted tokens, seconds, peak memory."""
+    row = Row(subject.name, decoder, dtype, "none" if decoder in NOT_AUTOREGRESSIVE else OWN_AR)
+    device = cases[0].cache.store.device
+    for case in cases:
+        own_ar = None if decoder in NOT_AUTOREGRESSIVE else case.decode("ar").ids
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            torch.cuda.synchronize(device)
+        begin = time.perf_counter()
+        answer = case.decode(decoder)  # its tokens are Python ints: the device is done when it returns
+        row.seconds += time.perf_counter() - begin
+        if device.type == "cuda":
+            row.peak_mib = max(row.peak_mib or 0.0, torch.cuda.max_memory_allocated(device) / 2**20)
+        if own_ar is not None:  # what follows the first difference has another prefix and says nothing
+            row.tokens += len(own_ar)
+            row.agreed += next(
+                (i for i, (x, y) in enumerate(zip(own_ar, answer.ids, strict=False)) if x != y), len(own_ar)
+            )
+        _enter(row, subject, answer)
+    return row
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
@@ -199,31 +227,6 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Row]) -> list[list[str]]:
-    """Header and one line per model and decoder: agreement by dtype, with the largest gap where tokens differ."""
-    dtypes = list(dict.fromkeys(row.dtype for row in rows))
-    lines = [["model", "decoder", *dtypes, "values per forward", "drafted tokens kept, %", "peak MiB"]]
-    for model, decoder in dict.fromkeys((row.model, row.decoder) for row in rows):
-        mine = {row.dtype: row for row in rows if (row.model, row.decoder) == (model, decoder)}
-        one = mine[dtypes[0]]
-        kept = f"{100 * one.accepted / one.drafted:.0f}" if one.drafted else ""
-        peak = "" if one.peak_mib is None else f"{one.peak_mib:.0f}"
-        agreement = [_agreement(mine[dtype]) for dtype in dtypes]
-        lines.append([model, decoder, *agreement, f"{one.values / max(one.forwards, 1):.2f}", kept, peak])
-    if all(line[-1] == "" for line in lines[1:]):
-        lines = [line[:-1] for line in lines]
-    return lines
-
-
-def _agreement(row: Row) -> str:
-    if not row.tokens:
-        return ""
-    if row.agreed == row.tokens:
-        return f"all {row.tokens}"
-    gaps = [f"{gap:.1g} {unit}" for gap, unit in ((row.logit_gap, "logit"), (row.confidence_gap, "p")) if gap]
-    return f"{row.agreed} of {row.tokens}" + (f" ({', '.join(gaps)})" if gaps else "")
-
-
 def _enter(row: Row, subject: Subject, answer: Answer) -> None:
     row.prompts += 1
     if subject.template is not None and subject.tokenizer is not None:
@@ -232,14 +235,9 @@ def _enter(row: Row, subject: Subject, answer: Answer) -> None:
         setattr(row, name, getattr(row, name) + getattr(answer.counts, name))
 
 
-def _readable(template: Template, tokenizer: Tokenizer, ids: list[int]) -> bool:
+def _readable(template: Template, tokenizer: Vocabulary, ids: list[int]) -> bool:
     try:
         decode_answer(template, tokenizer, ids)
     except AnswerError:
         return False
     return True
-
-
-def _common_prefix(a: list[int], b: list[int]) -> int:
-    """Tokens until the two part; what follows has another prefix and says nothing."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

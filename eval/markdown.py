@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from efficientgen.eval.losslessness_table import losslessness_table
+
 ROWS = (  # (label, metric, factor, digits, with interval)
     ("driving score, 0-100", "driving_score", 1.0, 1, True),
     ("HD-Score, 0-1", "hd_score", 1.0, 2, True),
@@ -54,7 +56,7 @@ def honesty_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"closed-loop": closed_loop_table, "honesty": honesty_table}
+TABLES = {"closed-loop": closed_loop_table, "honesty": honesty_table, "losslessness": losslessness_table}
 
 
 class NoTableError(ValueError):

@@ -2,24 +2,27 @@
 
 Scoring starts at the hand-over; what the expert did before is not the planner's merit or fault.  `score` puts together
 what the modules of this room define one by one (docs/metrics.md is the table); `aggregate` takes means over drives.
-The driving score and success are the CARLA leaderboard's as Bench2Drive counts them (`statistics_manager.py`,
-`merge_route_json.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import MISSING, asdict, astuple, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from efficientgen.eval.answers import answers_of
-from efficientgen.eval.boxes import Contact, first_contact, minimum_distance
+from efficientgen.eval.boxes import first_contact, minimum_distance
 from efficientgen.eval.comfort import comfort
+from efficientgen.eval.driving_score import carla_score, driving_score
+from efficientgen.eval.event_rates import event_rates
 from efficientgen.eval.green_light import PROMPT_S, moves_off_delays
 from efficientgen.eval.hd_score import hd_score
+from efficientgen.eval.nuplan_score import nuplan_score
+from efficientgen.eval.pdms import TERMS as PDM_TERMS
+from efficientgen.eval.pdms import pdm_score
 from efficientgen.eval.plan_deviation import plan_deviation
 from efficientgen.eval.route_score import (
     Roads,
@@ -31,15 +34,17 @@ from efficientgen.eval.route_score import (
     wrong_lane_share,
 )
 from efficientgen.eval.step_log import StepLog, all_ticks, chunk_seconds, scored_steps, scored_ticks
-from efficientgen.perception.types import F64, NS, ActorKind, VehicleParams
+from efficientgen.perception.types import F64, NS, VehicleParams
 
-PENALTY_PEDESTRIAN = 0.5  # CARLA leaderboard infraction coefficients (static objects, .65, are none in our towns)
-PENALTY_VEHICLE = 0.6
-PENALTY_RED_LIGHT = 0.7
+TIMED = ("plan_p50_s", "plan_p99_s", "ms_per_forward")  # wall time: differs when the same drive is made again
 
 
 class MetricsFormatError(ValueError):
     """Stored metrics are not those of this version."""
+
+
+class WrongExpertError(ValueError):
+    """The expert's drive to score by is of another scenario or seed."""
 
 
 @dataclass(frozen=True)
@@ -108,23 +113,78 @@ class Metrics:
     forwards_per_plan: float | None
     ms_per_forward: float | None
     value_tokens_per_cycle: float | None
+    # Since the closed-loop benchmarks; None in older results, and where no expert's drive was given.
+    carla_driving_score: float | None = None  # 0 .. 100
+    carla_success: bool | None = None
+    outside_lanes_share: float | None = None  # of the distance
+    pdms: float | None = None  # 0 .. 1, over plans; `pdm_terms` has the parts
+    epdms: float | None = None
+    pdm_nc: float | None = None
+    pdm_dac: float | None = None
+    pdm_ddc: float | None = None
+    pdm_tlc: float | None = None
+    pdm_ep: float | None = None
+    pdm_ttc: float | None = None
+    pdm_lk: float | None = None
+    pdm_hc: float | None = None
+    pdm_ec: float | None = None
+    pdm_c: float | None = None
+    nuplan_score: float | None = None  # 0 .. 1, of the drive
+    nuplan_no_collision: float | None = None
+    nuplan_drivable: float | None = None
+    nuplan_direction: float | None = None
+    nuplan_making_progress: float | None = None
+    nuplan_progress: float | None = None
+    nuplan_time_to_collision: float | None = None
+    nuplan_speed_limit: float | None = None
+    nuplan_comfort: float | None = None
+    event_collision: bool | None = None  # AlpaSim, up to the first incident
+    event_collision_front: bool | None = None
+    event_collision_lateral: bool | None = None
+    event_collision_rear: bool | None = None
+    event_collision_at_fault: bool | None = None
+    event_off_road: bool | None = None
+    event_wrong_lane: bool | None = None
+    event_incident: bool | None = None
+    event_incident_at_fault: bool | None = None
+    event_progress: float | None = None
+    event_progress_rel: float | None = None
+    event_distance_to_expert: float | None = None
+    event_plan_deviation: float | None = None
+    event_min_distance: float | None = None
 
 
 def metrics_from(held: Mapping[str, Any]) -> Metrics:
-    """Metrics from what JSON makes of them.
+    """Metrics from what JSON makes of them; figures that are newer than what stored them are None.
 
     Raises:
         MetricsFormatError: stored by a version with other metrics.
     """
     names = {field.name for field in fields(Metrics)}
-    if set(held) != names:
-        raise MetricsFormatError(f"the metrics differ from this version's in {sorted(set(held) ^ names)}")
+    later = {field.name for field in fields(Metrics) if field.default is not MISSING}
+    if odd := (set(held) - names) | (names - later - set(held)):
+        raise MetricsFormatError(f"the metrics differ from this version's in {sorted(odd)}")
     answers = {name: tuple(counts) for name, counts in held["answers"].items()}
     return Metrics(**{**held, "moves_off_delays_s": tuple(held["moves_off_delays_s"]), "answers": answers})
 
 
-def score(log: StepLog, town: Roads | None = None, vehicle: VehicleParams | None = None) -> Metrics:
-    """All metrics of a drive; `town` is loaded by the log's name unless given."""
+def score(
+    log: StepLog, town: Roads | None = None, vehicle: VehicleParams | None = None, expert: StepLog | None = None
+) -> Metrics:
+    """All metrics of a drive.
+
+    Args:
+        town: loaded by the log's name unless given.
+        expert: the expert's drive of the same scenario and seed; without it what is measured by it stays None.
+
+    Raises:
+        WrongExpertError: it is of another.
+    """
+    if expert is not None and (expert.scenario, expert.seed) != (log.scenario, log.seed):
+        raise WrongExpertError(
+            f"the expert drove {expert.scenario}, seed {expert.seed}, and the drive to score is {log.scenario}, seed "
+            f"{log.seed}: drive the expert on the same"
+        )
     vehicle = vehicle or VehicleParams()
     if town is None:
         from efficientgen.worldsim.town import load_town  # reads map files; not needed when the caller has the town
@@ -143,6 +203,8 @@ def score(log: StepLog, town: Roads | None = None, vehicle: VehicleParams | None
     reds = red_light_violations(log, vehicle)
     felt = comfort(egos)
     hd = hd_score(log, town, completion, vehicle)
+    carla = carla_score(completion, egos, town, contact, reds, log.end_reason == "completed", vehicle)
+    events = asdict(event_rates(log, town, expert, vehicle))
     delays = moves_off_delays(log, vehicle)
     speeds = np.array([ego.speed for ego in egos])
     accelerations = np.array([ego.acceleration for ego in egos])
@@ -216,17 +278,23 @@ def score(log: StepLog, town: Roads | None = None, vehicle: VehicleParams | None
         forwards_per_plan=forwards / len(plans) if plans and forwards else None,
         ms_per_forward=1e3 * spent / forwards if forwards else None,
         value_tokens_per_cycle=sum(s.value_tokens for s in stats) / cycles if cycles else None,
+        carla_driving_score=carla.driving_score,
+        carla_success=carla.success,
+        outside_lanes_share=carla.outside_lanes,
+        **{f"event_{name}": value for name, value in events.items()},
+        **({} if expert is None else _beside_the_expert(log, expert, town, vehicle)),
     )
 
 
-def driving_score(completion: float, off_road_share: float, contact: Contact | None, red_lights: int) -> float:
-    """0 .. 100: route completion, less the share driven off the road, times a penalty for every infraction (CARLA
-    leaderboard: pedestrian .5, vehicle .6, red light .7).  A drive ends at its first collision.
-    """
-    penalty = PENALTY_RED_LIGHT**red_lights
-    if contact:
-        penalty *= PENALTY_PEDESTRIAN if contact.actor.kind is ActorKind.PEDESTRIAN else PENALTY_VEHICLE
-    return 100.0 * completion * (1.0 - off_road_share) * penalty
+def _beside_the_expert(log: StepLog, expert: StepLog, town: Roads, vehicle: VehicleParams) -> dict[str, Any]:
+    """The scores that hold a drive against the expert's, by their names in `Metrics`."""
+    nuplan = asdict(nuplan_score(log, expert, town, vehicle))
+    out = {f"nuplan_{name}": value for name, value in nuplan.items()}
+    plans = pdm_score(log, expert, town, vehicle)
+    if plans is not None:
+        out |= {"pdms": plans.pdms, "epdms": plans.epdms}
+        out |= {f"pdm_{name}": getattr(plans, name) for name in PDM_TERMS}
+    return out
 
 
 def latency_seconds(log: StepLog) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import efficientgen
@@ -13,7 +14,8 @@ from efficientgen.planning.load import BASELINES, model_directory
 from efficientgen.worldsim.scenario import load_scenario
 from efficientgen.worldsim.town import SCENARIO_DIR
 
-ROOMS = ("perception", "planning", "worldsim", "eval")
+ROOMS = ("kernels", "perception", "planning", "worldsim", "eval")
+PACKAGES = ("numpy", "torch", "libsumo", "panda3d")  # others decide no number of a drive
 
 
 @cache
@@ -48,9 +50,26 @@ def scenario_sha256(name: str) -> str:
     return hashlib.sha256(repr(scenario).encode() + town).hexdigest()
 
 
+@cache
+def package_versions() -> dict[str, str]:
+    """Of the packages whose arithmetic, traffic or pictures decide how a drive goes; "" where one is not installed."""
+    out = {}
+    for name in PACKAGES:
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            out[name] = ""
+    return out
+
+
 def provenance() -> dict[str, object]:
     """What every result says of its origin, beside its own settings."""
-    return {"package": efficientgen.__version__, "code_sha256": code_sha256(), "host": host_facts()}
+    return {
+        "package": efficientgen.__version__,
+        "code_sha256": code_sha256(),
+        "packages": package_versions(),
+        "host": host_facts(),
+    }
 
 
 def _digest(root: Path, paths: Iterable[Path]) -> str:

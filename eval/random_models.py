@@ -32,7 +32,7 @@ from efficientgen.planning.load import model_directory
 from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.nano import nano_config, nano_tokenizer
 from efficientgen.planning.schema import NANO, Template, compile_template, driving_schema
-from efficientgen.planning.tokenizer import Tokenizer
+from efficientgen.planning.tokenizer import Vocabulary
 
 TINY_GRID: Grid = (1, 4, 8)
 RELEASED_GRID: Grid = (1, 32, 30)
@@ -49,7 +49,7 @@ class Subject:
     name: str
     model: VisionLanguageModel
     template: Template | None
-    tokenizer: Tokenizer | None  # reads structured answers
+    tokenizer: Vocabulary | None  # reads structured answers
     grids: tuple[Grid, ...]
     draw: Callable[[np.random.Generator], tuple[list[int], Tensor | None]]
 
@@ -99,18 +99,18 @@ def tiny_subjects() -> Mapping[str, Callable[[], Subject]]:
     text = TextConfig(64, 96, 2, 4, 2, WORDS, mrope_section=None)
     sizes: dict[str, Any] = {"bd_size": 16, "decode_block_size": 16, "sub_block_size": 4}
     return {
-        "fast-ddrive": lambda: _ddrive_tiny(sizes),
-        "fast-dvlm": lambda: _subject(
-            "fast-dvlm",
+        "tiny-ddrive": lambda: _ddrive_tiny(sizes),
+        "tiny-dvlm": lambda: _subject(
+            "tiny-dvlm",
             replace(fast_dvlm(), text=replace(text, mrope_section=(2, 3, 3)), vision=TINY_VISION, **sizes, **TOKENS),
             (TINY_GRID,),
             21,
         ),
-        "fast-dllm-v2": lambda: _subject(
-            "fast-dllm-v2", replace(fast_dllm_v2(), text=text, **sizes, **TOKENS), (), 39
+        "tiny-dllm-v2": lambda: _subject(
+            "tiny-dllm-v2", replace(fast_dllm_v2(), text=text, **sizes, **TOKENS), (), 39
         ),
-        "efficient-dlm": lambda: _subject(
-            "efficient-dlm",
+        "tiny-efficient-dlm": lambda: _subject(
+            "tiny-efficient-dlm",
             replace(
                 efficient_dlm(), text=replace(text, qkv_bias=False, qk_norm=True, explicit_head_dim=32),
                 **sizes, **TOKENS,
@@ -184,7 +184,7 @@ def _ddrive_tiny(sizes: dict[str, Any]) -> Subject:
     text = TextConfig(64, 96, 2, 4, 2, tokenizer.vocab_size, mrope_section=(2, 3, 3))
     config = replace(nano_config(tokenizer), text=text, vision=TINY_VISION, **sizes)
     template = compile_template(NANO, tokenizer, config.bd_size)
-    return _subject("fast-ddrive", config, (TINY_GRID,) * 3, 30, template)
+    return _subject("tiny-ddrive", config, (TINY_GRID,) * 3, 30, template)
 
 
 def _ddrive_released(dtype: torch.dtype, device: str) -> Subject:

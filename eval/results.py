@@ -42,6 +42,12 @@ HEADLINES = (
     "fallback_share",
     "held_share",
     "moves_off_prompt",
+    "carla_driving_score",
+    "carla_success",
+    "pdms",
+    "epdms",
+    "nuplan_score",
+    "event_incident_at_fault",
 )
 GROUPED = ("driving_score", "hd_score", "success", "route_completion", "collision_at_fault", "progress_rel")
 COMPARED = ("driving_score", "hd_score")

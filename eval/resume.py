@@ -1,8 +1,8 @@
 """Long sweeps survive an interruption: finished drives go to a file at once, one JSON line each, and are not driven
 again.
 
-A drive counts as the same only if its whole job and everything that decides how it goes are: the code, the scenario
-and its town, the model directory.  So a stale file costs time, never truth.
+A drive counts as the same only if its whole job and everything that decides how it goes are: the code, the packages
+that count, the scenario and its town, the model directory.  So a stale file costs time, never truth.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efficientgen.eval.metrics import Metrics, MetricsFormatError, metrics_from
-from efficientgen.eval.provenance import checkpoint_sha256, code_sha256, scenario_sha256
+from efficientgen.eval.provenance import checkpoint_sha256, code_sha256, package_versions, scenario_sha256
 
 if TYPE_CHECKING:
     from efficientgen.eval.sweep import Job
@@ -26,6 +26,7 @@ def job_key(job: Job) -> str:
     depends = {
         "job": asdict(job),
         "code": code_sha256(),
+        "packages": package_versions(),
         "scenario": scenario_sha256(job.scenario),
         "donor": scenario_sha256(job.donor) if job.donor and job.images == "swapped" else "",
         "checkpoint": checkpoint_sha256(job.planner, job.checkpoint),

@@ -50,7 +50,10 @@ class Agreement:
     logit_gap: float = 0.0
     confidence_gap: float = 0.0
 
-    def differ(self, logits: Tensor, ours: int) -> None:
+    def enter(self, logits: Tensor, ours: int) -> None:
+        """Compare a token with the best of the reference's logits (V,)."""
+        self.tokens += 1
+        self.same += int(logits.argmax()) == ours
         self.logit_gap = max(self.logit_gap, float(logits.max() - logits[ours]))
 
     def add(self, other: Agreement) -> None:
@@ -114,11 +117,27 @@ def autoregressive_choices(stock: Stock, prefix: Prefix, form: Form, ids: list[i
     out = Agreement()
     for p, token in enumerate(ids):
         if form.scaffold[p] < 0:
-            out.tokens += 1
-            out.same += int(rows[p].argmax()) == token
-            out.differ(rows[p], token)
-        else:
-            assert token == form.scaffold[p], "a forced token was not written"
+            out.enter(rows[p], token)
+        elif token != form.scaffold[p]:
+            raise ValueError(f"position {p} holds token {token} where {form.scaffold[p]} is forced")
+    return out
+
+
+def rounding(stock: Stock, low: Stock, prefixes: tuple[Prefix, Prefix], form: Form, ids: list[int]) -> Agreement:
+    """What the dtype alone does: choices of stock transformers in `low`'s dtype against those in float64.
+
+    Both read [prompt, ids] causally; `prefixes` are the prompt in either dtype.
+    """
+    size = prefixes[0].embeds.shape[1] + len(ids)
+    seen = torch.ones(size, size, dtype=torch.bool).tril_()
+    wide, narrow = (
+        constrained(form, each.logits(prefix, ids, range(len(ids)), seen)[size - len(ids) - 1 : -1], range(len(ids)))
+        for each, prefix in zip((stock, low), prefixes, strict=True)
+    )
+    out = Agreement()
+    for p in range(len(ids)):
+        if form.scaffold[p] < 0:
+            out.enter(wide[p], int(narrow[p].argmax()))
     return out
 
 
@@ -228,9 +247,8 @@ def _judge(
 ) -> dict[int, int]:
     """Enter a pass and give what it wrote; a token agrees if the reference would have written it in the same pass."""
     for p, token in theirs.committed.items():
-        agreement.tokens += 1
-        agreement.same += written.get(p) == token
-        agreement.differ(logits[p], token)
+        agreement.enter(logits[p], token)
+        agreement.same -= p not in written and int(logits[p].argmax()) == token  # right, but in another pass
     for p in written.keys() ^ theirs.committed.keys():
         gap = min(abs(sure[p] - confidence), max(sure.values()) - sure[p])
         agreement.confidence_gap = max(agreement.confidence_gap, gap)

@@ -1,7 +1,8 @@
 """Many drives: every (scenario, seed) for one planner, over worker processes, with the honesty checks as an option.
 
 SUMO and the renderer each hold one instance per process, so a sweep is a pool of processes that keep their planner and
-world from drive to drive.  What is finished is kept (`resume.Finished`), so an interrupted sweep goes on.
+world from drive to drive.  What is finished is kept (`resume.Finished`), so an interrupted sweep goes on.  `run_job` is
+also what every worker of a cluster calls (`ray_sweep.py`), which is why both give the same numbers.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ from efficientgen.eval.metrics import Metrics, score
 from efficientgen.eval.replay import log_replay
 from efficientgen.eval.resume import Finished
 from efficientgen.eval.runner import drive, frames_needed, measure_latency
+from efficientgen.eval.step_log import StepLog
 from efficientgen.eval.store import save
 from efficientgen.planning.load import EXPERT, LOG_REPLAY, load_planner
 from efficientgen.worldsim.scenario import load_scenario
@@ -35,10 +38,15 @@ class Job:
     checkpoint: str = ""
     decoder: str = ""
     rollouts: int = 1
+    device: str = "cpu"  # where the model computes, in which number format, and which answer it is asked for:
+    dtype: str = ""
+    schema: str = ""
     images: Images = "own"
     donor: str = ""
+    world: str = "reference"  # what draws the cameras, of `WORLDS`
     use_history: bool = True
     latency: Latency | None = None  # None: sync mode
+    benchmarks: bool = False  # also drive the expert, and score what is measured by it: PDMS, EPDMS, nuPlan, AlpaSim
     save_to: str = ""  # directory for the step log; "" keeps only the metrics
 
 
@@ -71,11 +79,11 @@ def sweep(
     for i, metrics in sorted(results.items()):
         done(i, metrics, new=False)
     if workers <= 1 or len(todo) <= 1:
-        _start_worker(threads)
+        start_worker(threads)
         for i, job in todo:
             done(i, run_job(job), new=True)
     else:
-        with multiprocessing.get_context("spawn").Pool(min(workers, len(todo)), _start_worker, (threads,)) as pool:
+        with multiprocessing.get_context("spawn").Pool(min(workers, len(todo)), start_worker, (threads,)) as pool:
             for i, metrics in pool.imap_unordered(_run_numbered, todo):
                 done(i, metrics, new=True)
     return [results[i] for i in range(len(jobs))]
@@ -85,7 +93,7 @@ _threads = 1  # of learned planners in this process
 _kept: dict[tuple[str, ...], Any] = {}  # planners, worlds and picture banks of this process
 
 
-def _start_worker(threads: int) -> None:
+def start_worker(threads: int) -> None:
     """Of each worker process, before its first job."""
     global _threads
     _threads = threads
@@ -112,23 +120,38 @@ def run_job(job: Job) -> Metrics:
         mode="sync" if job.latency is None else "latency",
         latency=job.latency or 0.0,
     )
-    metrics = score(log)
+    expert = None
+    if job.benchmarks:
+        itself = job.planner == EXPERT and job.latency is None
+        expert = log if itself else _expert_log(job.scenario, job.seed)
+    metrics = score(log, expert=expert)
     if job.save_to:
         save(log, Path(job.save_to), metrics)
     return metrics
 
 
+def model_of(job: Job) -> tuple[str, ...]:
+    """What has to be loaded for a job; jobs that agree in it share a planner within a process."""
+    settings = (job.decoder, str(job.use_history), str(job.rollouts), job.device, job.dtype, job.schema)
+    return (job.planner, job.checkpoint, *settings)
+
+
 def driver_of(job: Job) -> tuple[Any, Any]:
     """(planner, world) of a job for `drive`, made once per process; no world for a planner that looks at no pixels."""
     planner = _planner(job)
-    return planner, _world() if frames_needed(planner, 2) else None
+    return planner, _world(job.world) if frames_needed(planner, 2) else None
 
 
 def measured_latency(job: Job, threads: int = 1) -> Latency:
     """How long the job's planner takes for a plan in this process, on the job's scenario."""
-    _start_worker(threads)
+    start_worker(threads)
     planner, world = driver_of(job)
     return measure_latency(planner, load_scenario(job.scenario), job.seed, world)
+
+
+@lru_cache(maxsize=32)
+def _expert_log(scenario: str, seed: int) -> StepLog:
+    return drive(load_scenario(scenario), seed, "expert")
 
 
 def _planner(job: Job) -> Any:
@@ -140,23 +163,33 @@ def _planner(job: Job) -> Any:
         if key not in _kept:
             _kept[key] = log_replay(load_scenario(job.scenario), job.seed)
         return _kept[key]
-    key = ("planner", job.planner, job.checkpoint, job.decoder, str(job.use_history), str(job.rollouts))
+    key = ("planner", *model_of(job))
     if key not in _kept:
-        _kept[key] = load_planner(job.planner, job.checkpoint, job.decoder, job.use_history, job.rollouts, _threads)
+        how = {"device": job.device, "dtype": job.dtype, "schema": job.schema}
+        _kept[key] = load_planner(
+            job.planner, job.checkpoint, job.decoder, job.use_history, job.rollouts, _threads, **how
+        )
     return _kept[key]
 
 
-def _world() -> Any:
-    if ("world",) not in _kept:
-        from efficientgen.worldsim.reference.world import ReferenceWorld  # loads Panda3D
+def _reference_world() -> Any:
+    from efficientgen.worldsim.reference.world import ReferenceWorld  # loads Panda3D
 
-        _kept["world",] = ReferenceWorld()
-    return _kept["world",]
+    return ReferenceWorld()
+
+
+WORLDS: dict[str, Callable[[], Any]] = {"reference": _reference_world}
+
+
+def _world(name: str) -> Any:
+    if ("world", name) not in _kept:
+        _kept["world", name] = WORLDS[name]()
+    return _kept["world", name]
 
 
 def _bank(donor: str, seed: int) -> Bank:
     key = ("bank", donor, str(seed))
     if key not in _kept:
-        _kept[key] = picture_bank(load_scenario(donor), seed, _world())
+        _kept[key] = picture_bank(load_scenario(donor), seed, _world("reference"))
     bank: Bank = _kept[key]
     return bank

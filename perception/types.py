@@ -95,6 +95,7 @@ class DecodeStats:
     accepted: int = 0
     value_tokens: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)  # stage -> wall seconds
+    rejected: int = 0  # rollouts that held no trajectory
     note: str = ""  # how the inputs differ from what the model was trained on, in words
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +23,8 @@ from efficientgen.planning.decode import DECODERS, Answer, Counts, TemplateOnDev
 from efficientgen.planning.drive_prompt import DrivePrompt, default_prompt, drive_prompt_ids, load_prompt
 from efficientgen.planning.model import VisionLanguageModel, position_ids
 from efficientgen.planning.prompt import ego_numbers, prompt_ids
-from efficientgen.planning.rollouts import decode_rollouts, gumbel_noise
-from efficientgen.planning.schema import SECTIONS, WOD_E2E, AnswerError, compile_template, decode_answer
+from efficientgen.planning.rollouts import decode_rollouts, gumbel_noise, read_rollouts
+from efficientgen.planning.schema import SECTIONS, WOD_E2E, compile_template
 from efficientgen.planning.tokenizer import (
     END_OF_TEXT,
     IM_END,
@@ -189,22 +188,16 @@ class DDrive:
     def plan(self, observation: Observation) -> Plan:
         """One plan: the greedy trajectory, or the mean of the rollouts with their spread.
 
-        A rollout without a trajectory is left out of the mean.
+        A rollout without a trajectory is left out of the mean and counted in `stats.rejected`.
 
         Raises:
-            AnswerError: no answer holds a trajectory (the allow-lists make that impossible for a sound checkpoint).
+            AnswerError: no answer holds one (the allow-lists make that impossible for a sound checkpoint).
             And those of `inputs`.
         """
         answers, counts, seconds = self._answers(observation, self.rollouts)
-        read: list[tuple[str, dict[str, Any]]] = []
-        for answer in answers:
-            try:
-                read.append(decode_answer(self.template, self.tokenizer, answer.ids))
-            except AnswerError:
-                if answer is answers[-1] and not read:
-                    raise
-        paths = np.array([sections["trajectory"] for _, sections in read], np.float64)  # (N, T, 2)
-        text, sections = read[0]
+        read = read_rollouts(self.template, self.tokenizer, answers)
+        paths = np.array([sections["trajectory"] for _, sections in read.valid], np.float64)  # (N, T, 2)
+        text, sections = read.valid[0]
         mean = paths.mean(0)
         stats = DecodeStats(
             decoder=self.decoder,
@@ -214,6 +207,7 @@ class DDrive:
             drafted=counts.drafted,
             accepted=counts.accepted,
             value_tokens=counts.values,
+            rejected=read.rejected,
             seconds=seconds,
             note=shortfall(self.view, observation),
         )

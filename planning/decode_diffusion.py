@@ -68,7 +68,7 @@ def decode_diffusion(
     them and itself.  So does `reuse=True` with sub-blocks as large as the block.  With smaller ones the sub-block cache
     approximates that: it equals the recomputation in which the block's other rows stay as the last whole pass saw them.
     """
-    config, counts = model.config, Counts()
+    config, counts, trace = model.config, Counts(), [] if trace is None else trace
     run = runner(model, cache, next_position, counts)
     mask, shift, width = config.mask_token_id, config.token_shift, sub_block or config.sub_block_size
     last = max((p + 1 for p, s in enumerate(form.scaffold) if s < 0), default=0)
@@ -77,10 +77,9 @@ def decode_diffusion(
     for start, end in form.blocks:
         block = form.blank(start, end, mask)
         if shift and block[0] == mask:
-            seed = form.pick(previous, start)
-            if trace is not None:
-                trace.append(Pass(start, 0, 0, list(block), (0, 1), {0: seed[0]}, {}))
-            block[:1] = seed
+            seed = form.pick(previous, start)[0]
+            trace.append(Pass(start, 0, 0, list(block), (0, 1), {0: seed}, {}))
+            block[0] = seed
         for low in range(0, len(block), width):
             high, done = min(low + width, len(block)), 0
             while mask in block[low:high] and not form.stopped(block, start, mask):
@@ -89,7 +88,14 @@ def decode_diffusion(
                 done += 1
                 sure = 0.0 if done == passes else confidence
                 logits = _look(run, cache, block, start, *rows)
-                commit(form, block, start, logits, rows, (low, high), sure, config, counts, trace)
+                proposed = _propose(form, block, start, logits, rows, (low, high), config)
+                chosen = _choose(proposed, sure)
+                counts.cycles += 1
+                counts.drafted, counts.accepted = counts.drafted + len(proposed), counts.accepted + len(chosen)
+                surenesses = {p: c for p, (_, c) in proposed.items()}
+                trace.append(Pass(start, *rows, list(block), (low, high), chosen, surenesses))
+                for p, token in chosen.items():
+                    block[p] = token
         ids += block
         if form.complete(ids) or end >= last:
             break
@@ -131,32 +137,27 @@ def _look(run: Run, cache: KVCache, block: list[int], start: int, low: int, high
     return logits
 
 
-def commit(
+def _propose(
     form: Form,
     block: list[int],
     start: int,
     logits: Tensor,
     rows: tuple[int, int],
     window: tuple[int, int],
-    sure: float,
     config: ModelConfig,
-    counts: Counts,
-    trace: list[Pass] | None,
-) -> None:
-    """Write into `block` every MASK of the window that is surer than `sure`, or else the surest one.
+) -> dict[int, tuple[int, float]]:
+    """For every MASK of the window, by its index in the block: the best allowed token and its probability.
 
     `logits` (n, V) are those of the block's rows [rows[0], rows[1]); what they predict lies `token_shift` later.
     """
-    low = max(window[0], rows[0] + config.token_shift)  # position 0 under token shift is known before
+    low = max(window[0], rows[0] + config.token_shift)  # under token shift the first row's own token is known
     first = low - config.token_shift - rows[0]
     tokens, confidences = form.weigh(logits[first : first + window[1] - low], start + low)
-    hidden = {p: c for p, c in enumerate(confidences, low) if block[p] == config.mask_token_id}
-    chosen = [p for p, c in hidden.items() if c > sure] or [max(hidden, key=hidden.__getitem__)]
-    before = list(block)
-    for p in chosen:
-        block[p] = tokens[p - low]
-    counts.cycles += 1
-    counts.drafted += len(hidden)
-    counts.accepted += len(chosen)
-    if trace is not None:
-        trace.append(Pass(start, *rows, before, window, {p: block[p] for p in chosen}, hidden))
+    both = enumerate(zip(tokens, confidences, strict=True), low)
+    return {p: proposal for p, proposal in both if block[p] == config.mask_token_id}
+
+
+def _choose(proposed: dict[int, tuple[int, float]], sure: float) -> dict[int, int]:
+    """The tokens that are surer than `sure`, or else the surest one."""
+    surest = max(proposed, key=lambda p: proposed[p][1])
+    return {p: token for p, (token, c) in proposed.items() if c > sure} or {surest: proposed[surest][0]}

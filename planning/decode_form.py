@@ -135,22 +135,31 @@ class TextForm(Form):
         super().__init__(given, [0] * len(given), penalty, blocks, stop)
 
 
-# (token ids, position of the first or of each, mode or who sees whom among them, tokens kept behind them) -> (n, V)
+# (token ids, position of the first or of each, mode or who sees whom among them, tokens kept behind them) -> (n, ...)
 Run = Callable[..., Tensor]
 
 
 def runner(model: VisionLanguageModel, cache: KVCache, next_position: int, counts: Counts) -> Run:
-    """Forwards of answer tokens; answer position 0 has text position `next_position` in all three M-RoPE axes."""
+    """Forwards of answer tokens to logits (n, V)."""
+    read = reader(model, cache, next_position, counts)
+    return lambda ids, where, mode, behind=0: model.logits(read(ids, where, mode, behind))
+
+
+def reader(model: VisionLanguageModel, cache: KVCache, next_position: int, counts: Counts) -> Run:
+    """Forwards of answer tokens to hidden states (n, hidden), for who wants logits of a few rows only.
+
+    Answer position 0 has text position `next_position` in all three M-RoPE axes.
+    """
     device = cache.store.device
 
-    def run(ids: list[int], where: int | list[int], mode: Mode | Tensor, behind: int = 0) -> Tensor:
+    def read(ids: list[int], where: int | list[int], mode: Mode | Tensor, behind: int = 0) -> Tensor:
         counts.forwards += 1
         places = list(range(where, where + len(ids))) if isinstance(where, int) else where
         positions = (torch.tensor(places, device=device) + next_position).expand(3, -1)
         embeds = model.embed(torch.tensor([ids], device=device))
-        return model.logits(model(embeds, positions, cache.append(mode, len(ids), behind)))[0]
+        return model(embeds, positions, cache.append(mode, len(ids), behind))[0]
 
-    return run
+    return read
 
 
 class NotAutoregressiveError(ValueError):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from efficientgen.planning.cache import KVCache
-from efficientgen.planning.decode_form import Answer, Counts, Form, Run, require_next_token, runner
+from efficientgen.planning.decode_form import Answer, Counts, Form, Run, reader, require_next_token, runner
 from efficientgen.planning.model import VisionLanguageModel
 
 Ahead = Callable[[int], list[int]]  # position -> the block that begins there as its draft sees it, MASK to be written
@@ -144,7 +144,7 @@ def speculate_fused(
     """
     require_next_token(model)
     counts, mask = Counts(), model.config.mask_token_id
-    run = runner(model, cache, next_position, counts)
+    read = reader(model, cache, next_position, counts)
     ids: list[int] = []
     block = form.pick(prompt_logits[None], 0)
     while True:
@@ -156,8 +156,9 @@ def speculate_fused(
         where = list(range(i, i + n)) + [i + k + j for k, fork in drafted.items() for j in range(len(fork))]
         cache.reserve(cache.length + len(rows))
         seen = fork_mask(n, {k: len(fork) for k, fork in drafted.items()})
-        logits = run(rows, where, seen.to(cache.store.device))
-        keep = agreed(block, form.pick(logits[: n - 1], i + 1))
+        states = read(rows, where, seen.to(cache.store.device))  # of the forks, one at most will need its logits
+        logits = model.logits(states[:n])
+        keep = agreed(block, form.pick(logits[:-1], i + 1))
         tally(counts, form, i, n, keep)
         ids += block[:keep]
         cache.drop(len(rows) - keep)
@@ -166,7 +167,8 @@ def speculate_fused(
         seed, block = form.pick(logits[keep - 1 : keep], i + keep), forks[keep]
         if keep in drafted:
             start = n + sum(len(fork) for k, fork in drafted.items() if k < keep)
-            block = block[:1] + form.pick(logits[start : start + len(block) - 1], i + keep + 1)
+            draft = model.logits(states[start : start + len(block) - 1])
+            block = block[:1] + form.pick(draft, i + keep + 1)
         block = seed + block[1:]
 
 

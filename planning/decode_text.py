@@ -12,7 +12,7 @@ from torch import Tensor
 
 from efficientgen.planning.cache import KVCache, Mode
 from efficientgen.planning.decode import DECODERS, NOT_AUTOREGRESSIVE, decode_diffusion
-from efficientgen.planning.decode_form import OPEN, Answer, Counts, TextForm, runner
+from efficientgen.planning.decode_form import OPEN, Answer, Counts, TextForm, reader
 from efficientgen.planning.model import VisionLanguageModel
 
 
@@ -79,7 +79,7 @@ def read(model: VisionLanguageModel, cache: KVCache, ids: list[int], on_grid: bo
         return torch.zeros(model.config.text.vocab_size, dtype=cache.store.dtype, device=cache.store.device)
     device = cache.store.device
     mode: Mode | Tensor = block_causal(len(ids), model.config.decode_block_size).to(device) if on_grid else "causal"
-    return runner(model, cache, 0, Counts())(ids, 0, mode)[-1]
+    return model.logits(reader(model, cache, 0, Counts())(ids, 0, mode)[-1])
 
 
 def block_causal(length: int, block: int) -> Tensor:

@@ -23,7 +23,7 @@ from efficientgen.planning.decode_form import Answer, Counts, TemplateOnDevice, 
 from efficientgen.planning.decode_speculative import agreed, section_ahead, speculate, tally
 from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.schema import AnswerError, Template, decode_answer
-from efficientgen.planning.tokenizer import Tokenizer
+from efficientgen.planning.tokenizer import Vocabulary
 
 
 def gumbel_noise(seed: int, stamp_ns: int, rollouts: int, positions: int, vocabulary: int) -> Tensor:
@@ -120,11 +120,12 @@ class Rollouts:
     rejected: int
 
 
-def read_rollouts(template: Template, tokenizer: Tokenizer, answers: Sequence[Answer]) -> Rollouts:
+def read_rollouts(template: Template, tokenizer: Vocabulary, answers: Sequence[Answer]) -> Rollouts:
     """Read sampled answers; those that are not the schema's object are rejected and counted, never averaged.
 
     Raises:
-        NoValidRolloutError: all of them are.
+        AnswerError: there was one answer, and it is not.
+        NoValidRolloutError: none of several is.
     """
     valid: list[tuple[str, dict[str, Any]]] = []
     reason: AnswerError | None = None
@@ -133,6 +134,8 @@ def read_rollouts(template: Template, tokenizer: Tokenizer, answers: Sequence[An
             valid.append(decode_answer(template, tokenizer, answer.ids))
         except AnswerError as error:
             reason = reason or error
+    if not valid and reason is not None and len(answers) == 1:
+        raise reason
     if not valid:
         raise NoValidRolloutError(f"none of {len(answers)} rollouts holds a trajectory; the first: {reason}")
     return Rollouts(valid, len(answers) - len(valid))

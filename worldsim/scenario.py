@@ -114,6 +114,17 @@ def load_scenario(name_or_path: str | Path) -> Scenario:
     return parse_scenario({"name": path.stem, **data})
 
 
+def with_weather(scenario: Scenario, weather: str) -> Scenario:
+    """The same drive under another sky; "" leaves it as it is.
+
+    Raises:
+        ScenarioError: no such weather.
+    """
+    if weather and weather not in WEATHERS:
+        raise ScenarioError(f"weather {weather!r} is not one of {', '.join(WEATHERS)}")
+    return replace(scenario, weather=weather or scenario.weather)
+
+
 def parse_scenario(data: Mapping[str, Any]) -> Scenario:
     """A checked `Scenario` from plain data.
 

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from efficientgen_ros.cli import data, drive, evaluate, listing, runs, text, train
+from efficientgen_ros.cli import bench, compare, data, drive, evaluate, export, listing, runs, score, sweep, text, train
 
 app = typer.Typer(
     help="Drive cars with block-diffusion vision-language-action planners, in closed loop, over ROS 2.",
@@ -17,9 +17,15 @@ app = typer.Typer(
 app.command("drive")(drive.drive_command)
 app.command("bringup")(drive.bringup_command)
 app.add_typer(evaluate.app, name="eval")
+app.add_typer(score.app, name="score")
+app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
 app.add_typer(text.app, name="text")
+app.command("sweep")(sweep.sweep_command)
+app.command("compare")(compare.compare_command)
+app.command("leaderboard")(compare.leaderboard_command)
+app.add_typer(export.app, name="export")
 app.command("runs")(runs.runs_command)
 app.command("models")(listing.models_command)
 app.command("scenarios")(listing.scenarios_command)
@@ -29,7 +35,7 @@ def main() -> None:
     """Console script: errors that a user can mend are one red line with the remedy, everything else is a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, LookupError, FileNotFoundError, RuntimeError) as error:
         # Our own errors are named for what the user did wrong and carry the remedy in their text.
         if not type(error).__module__.startswith(("efficientgen", "efficientgen_ros")):
             raise

@@ -43,6 +43,7 @@ def drive_command(
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of traffic, signals and houses.")] = 0,
     world: Annotated[str, typer.Option(help="What draws the cameras: reference.")] = "reference",
+    weather: Annotated[str, typer.Option(help="day, dusk, night, rain or fog; by default the scenario's own.")] = "",
     mode: Annotated[
         str,
         typer.Option(help="sync, latency (plans take effect --latency late; in process) or realtime (wall clock)."),
@@ -66,7 +67,7 @@ def drive_command(
     """Drive scenarios in closed loop over ROS 2 and write a report with video."""
     from efficientgen.eval.report import STILL, Entry, write_bytes, write_report  # these load video and map readers
     from efficientgen.eval.run_index import write_index
-    from efficientgen.worldsim.scenario import load_scenario
+    from efficientgen.worldsim.scenario import load_scenario, with_weather
     from efficientgen_ros.live import require_sdk
 
     _check(mode, MODES, "--mode")
@@ -83,7 +84,7 @@ def drive_command(
         raise typer.BadParameter("--live shows ROS 2 messages, which --in-process does not send; leave one out")
     if live:
         require_sdk()
-    scenarios = [load_scenario(name) for name in scenario or DEFAULT_SCENARIOS]
+    scenarios = [with_weather(load_scenario(name), weather) for name in scenario or DEFAULT_SCENARIOS]
     run = runs / datetime.now().strftime("%Y%m%d-%H%M%S")
     console = Console(stderr=as_json)
     where = "in this process" if in_process else "ROS 2 nodes in separate processes"
@@ -133,6 +134,7 @@ def bringup_command(
     checkpoint: Annotated[str, typer.Option()] = "",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     world: Annotated[str, typer.Option()] = "reference",
+    weather: Annotated[str, typer.Option(help="day, dusk, night, rain or fog; by default the scenario's own.")] = "",
     mode: Annotated[str, typer.Option(help="sync or realtime")] = "sync",
     record_dir: Annotated[Path, typer.Option(help="Gets the MCAP, the step log and the nodes' output.")] = Path(
         "runs/bringup"
@@ -140,13 +142,15 @@ def bringup_command(
 ) -> None:
     """Start the ROS 2 graph of one drive, as `ros2 launch efficientgen drive.launch.py` does, and wait for its end."""
     from efficientgen.eval.metrics import score
+    from efficientgen.worldsim.scenario import load_scenario, with_weather
     from efficientgen_ros.bringup import drive_ros
 
     _check(mode, ROS_MODES, "--mode")
     console = Console()
     with _progress(console) as progress:
         task = progress.add_task(f"{scenario} · {planner}", total=None)
-        log = drive_ros(scenario, seed, planner, checkpoint, world, mode, record_dir, on_step=_ticker(progress, task))
+        here = with_weather(load_scenario(scenario), weather)
+        log = drive_ros(here, seed, planner, checkpoint, world, mode, record_dir, on_step=_ticker(progress, task))
     console.print(_table([score(log)]))
     console.print(f"recorded: {record_dir / 'drive.mcap'}   (Foxglove; layout: {share(LAYOUT)})", soft_wrap=True)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from efficientgen.planning.load import BASELINES, DEFAULT
-from efficientgen_ros.cli import faults, honesty, latency_curve, lossless
+from efficientgen_ros.cli import faults, honesty, latency_curve, lossless, sweep
 from efficientgen_ros.cli.sweeping import (
     Setting,
     chosen_scenarios,
@@ -28,6 +28,7 @@ from efficientgen_ros.cli.sweeping import (
 app = typer.Typer(help="Score planners.", no_args_is_help=True)
 faults.register(app)
 app.command("honesty")(honesty.honesty_command)
+app.command("sweep-trial")(sweep.sweep_trial_command)
 app.command("latency-curve")(latency_curve.latency_curve_command)
 app.command("lossless")(lossless.lossless_command)
 
@@ -58,9 +59,12 @@ def closed_loop_command(
     history: Annotated[
         bool, typer.Option("--history/--no-history", help="Let the planner read its ego history.")
     ] = True,
-    decoder: Annotated[str, typer.Option(help="ar or scaffold-spec.")] = "",
+    decoder: Annotated[str, typer.Option(help="Any of planning/decode.py, say ar, ar-jump or scaffold-spec.")] = "",
     rollouts: Annotated[int, typer.Option(min=1, help="Trajectories sampled and averaged per plan; 1: greedy.")] = 1,
     checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
+    benchmarks: Annotated[
+        bool, typer.Option("--benchmarks", help="Also drive the expert, and score PDMS, EPDMS and nuPlan's beside it.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = min(2, os.cpu_count() or 1),
     threads: Annotated[int, typer.Option(min=1, help="Threads per process for the model.")] = 1,
     out: Annotated[
@@ -86,6 +90,7 @@ def closed_loop_command(
         checkpoint=checkpoint,
         workers=workers,
         threads=threads,
+        benchmarks=benchmarks,
     )
     finished = Finished(out)
     plan = {who: jobs_of(who, setting, None) for who in planners}
@@ -120,28 +125,6 @@ def table_command(
     from efficientgen.eval.markdown import table_of
 
     print(table_of(json.loads(result.read_text(encoding="utf-8"))))
-
-
-@app.command("compare")
-def compare_command(
-    a: Annotated[Path, typer.Argument(help="JSON that closed-loop wrote with --out.", exists=True)],
-    b: Annotated[Path, typer.Argument(help="Another, or the same.", exists=True)],
-    planner: Annotated[str, typer.Option(help="Whose drives to compare.")] = DEFAULT,
-    metric: Annotated[str, typer.Option(help="Any numeric field of Metrics.")] = "driving_score",
-) -> None:
-    """Compare a planner's drives in two results, paired by scenario and seed, with 95 % intervals."""
-    from efficientgen.eval.compare import compare
-    from efficientgen.eval.metrics import metrics_from
-
-    one, two = (
-        [metrics_from(drive) for drive in json.loads(path.read_text("utf-8"))["drives"] if drive["planner"] == planner]
-        for path in (a, b)
-    )
-    got = compare(one, two, metric)
-    for path, e in ((a, got.a), (b, got.b)):
-        print(f"{path.name}: {metric} {e.mean:.4g} ({e.low:.4g} .. {e.high:.4g}) over {e.count} drives")
-    d = got.difference
-    print(f"difference: {d.mean:+.4g} ({d.low:+.4g} .. {d.high:+.4g}), paired")
 
 
 def print_result(result: dict[str, Any], console: Console) -> None:

@@ -38,7 +38,7 @@ def latency_curve_command(
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Seeds per scenario, counted from 0; default: those the scenario names.")
     ] = None,
-    decoder: Annotated[str, typer.Option(help="ar or scaffold-spec.")] = "",
+    decoder: Annotated[str, typer.Option(help="Any of planning/decode.py, say ar, ar-jump or scaffold-spec.")] = "",
     checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = "",
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = min(2, os.cpu_count() or 1),
     threads: Annotated[int, typer.Option(min=1, help="Threads per process for the model.")] = 1,

@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from efficientgen.eval.losslessness_table import lines
 from efficientgen.planning.load import DEFAULT
 
 
@@ -72,13 +73,15 @@ def lossless_command(
     if as_json:
         print(json.dumps(result, indent=1))
     else:
-        _print(losslessness.table(rows))
+        _print(lines(result["rows"]))
     if result["exact_in_fp64"] is False:
         raise typer.Exit(1)
 
 
-def _print(lines: list[list[str]]) -> None:
-    table = Table(*lines[0], box=SIMPLE_HEAD, title="tokens that agree with the reference")
-    for line in lines[1:]:
+def _print(body: list[list[str]]) -> None:
+    table = Table(box=SIMPLE_HEAD, title="tokens that agree with the reference")
+    for name in body[0]:
+        table.add_column(name, no_wrap=True)
+    for line in body[1:]:
         table.add_row(*line)
-    Console().print(table)
+    Console(width=max(124, Console().width)).print(table)

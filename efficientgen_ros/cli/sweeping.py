@@ -32,6 +32,7 @@ class Setting:
     checkpoint: str = ""
     workers: int = 1
     threads: int = 1
+    benchmarks: bool = False
 
 
 def chosen_scenarios(scenario: Sequence[str], split: str | None) -> tuple[str, ...]:
@@ -56,6 +57,7 @@ def jobs_of(planner: str, setting: Setting, latency: Latency | None) -> list[Job
     """
     from efficientgen.eval.provenance import checkpoint_sha256
     from efficientgen.eval.sweep import Job
+    from efficientgen.eval.sweep_plan import donor_of
     from efficientgen.worldsim.scenario import load_scenario, scenario_names
 
     everything = scenario_names()
@@ -73,9 +75,10 @@ def jobs_of(planner: str, setting: Setting, latency: Latency | None) -> list[Job
                 decoder="" if blind else setting.decoder,
                 rollouts=1 if blind else setting.rollouts,
                 images="own" if blind else setting.images,
-                donor=_donor(name, everything),
+                donor=donor_of(name, everything),
                 use_history=setting.history,
                 latency=latency,
+                benchmarks=setting.benchmarks,
             )
             for seed in seeds
         ]
@@ -145,10 +148,3 @@ def report_path(out: Path | None) -> None:
     """Say where the result lies."""
     if out is not None:
         Console(stderr=True).print(f"written: {out}", soft_wrap=True)
-
-
-def _donor(name: str, everything: tuple[str, ...]) -> str:
-    """The scenario whose pictures stand in for those of `name`: half the list away, so another place and situation."""
-    if name not in everything:
-        return everything[0]
-    return everything[(everything.index(name) + len(everything) // 2) % len(everything)]

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "eval": {"perception", "planning", "worldsim", "kernels"},
 }
 ROOMS = tuple(MAY_IMPORT)
-HEAVY = ("torch", "libsumo", "sumolib", "panda3d", "av", "matplotlib", "rclpy", "transformers")
+HEAVY = ("torch", "libsumo", "sumolib", "panda3d", "av", "matplotlib", "rclpy", "transformers", "ray", "pyarrow")
 
 
 def modules(room: str) -> list[Path]:

@@ -7,9 +7,10 @@ import torch
 from efficientgen.planning.cache import CacheFullError, ForkedCache, KVCache
 from efficientgen.planning.ddrive import DDrive
 from efficientgen.planning.decode import decode_ar, decode_scaffold_spec
+from efficientgen.planning.decode_form import Answer, Counts
 from efficientgen.planning.model import position_ids
-from efficientgen.planning.rollouts import decode_rollouts, gumbel_noise
-from efficientgen.planning.schema import SECTIONS
+from efficientgen.planning.rollouts import NoValidRolloutError, decode_rollouts, gumbel_noise, read_rollouts
+from efficientgen.planning.schema import SECTIONS, AnswerError
 from tests.planning.conftest import random_observation
 
 
@@ -105,6 +106,28 @@ def test_a_plan_averages_its_rollouts_and_tells_their_spread(small_model, tokeni
     assert not np.array_equal(planner.plan(observation).rollouts, plan.rollouts)
     with pytest.raises(ValueError, match="rollouts"):
         DDrive(small_model, tokenizer, rollouts=0)
+
+
+def test_rollouts_without_a_trajectory_are_rejected_and_counted(prompted, tokenizer):
+    template = prompted.planner.template
+    answers, _ = prompted.decode(decode_rollouts, prompted.noise(3), 0.5)
+    broken = Answer(answers[1].ids[:-2], Counts())
+    read = read_rollouts(template, tokenizer, [answers[0], broken, answers[2]])
+    assert read.rejected == 1 and len(read.valid) == 2
+    assert read.valid[1] == read_rollouts(template, tokenizer, answers[2:]).valid[0]
+    with pytest.raises(NoValidRolloutError, match="none of 2 rollouts") as told:
+        read_rollouts(template, tokenizer, [broken, broken])
+    assert isinstance(told.value, AnswerError)
+    with pytest.raises(AnswerError) as told:
+        read_rollouts(template, tokenizer, [broken])
+    assert type(told.value) is AnswerError
+
+
+def test_the_prefix_is_stored_once(prompted):
+    """A tail holds the trajectory and one block; N of them share the prompt's K/V by reference."""
+    tails = ForkedCache(prompted.cache, 8, 20)
+    assert tails.prefix.store.data_ptr() == prompted.cache.store.data_ptr()
+    assert tails.tail.shape[2:5] == (8, prompted.cache.store.shape[3], 20)
 
 
 def test_tails_that_are_too_short_are_refused(small_model):

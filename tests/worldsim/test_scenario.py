@@ -1,7 +1,7 @@
 """Scenarios: the shipped ones are valid and varied; wrong ones are refused with words that help."""
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from efficientgen.worldsim.scenario import (
     parse_scenario,
     scenario_names,
     training_scenario,
+    with_weather,
 )
 from efficientgen.worldsim.town import load_town, plan_route
 
@@ -123,3 +124,12 @@ def test_plain_training_drives_are_those_the_shipped_checkpoint_saw() -> None:
 def test_held_out_towns_are_not_for_training(town: str) -> None:
     with pytest.raises(ScenarioError, match="not for training"):
         training_scenario(town, 0)
+
+
+def test_any_scenario_drives_under_any_sky():
+    plain = load_scenario("birch_people")
+    assert with_weather(plain, "") == plain
+    foggy = with_weather(plain, "fog")
+    assert foggy.weather == "fog" and replace(foggy, weather=plain.weather) == plain
+    with pytest.raises(ScenarioError, match="'hail' is not one of day, dusk, night, rain, fog"):
+        with_weather(plain, "hail")

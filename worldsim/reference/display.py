@@ -97,13 +97,13 @@ class Display:
         self.width, self.height = rig[0].width, rig[0].height
         self._engine = GraphicsEngine.getGlobalPtr()
         self._texture = Texture("pixels")
-        self._buffer = self._open([load_display] if load_display else list(PIPES))
-        self._buffer.addRenderTexture(self._texture, GraphicsOutput.RTMCopyRam, GraphicsOutput.RTPColor)
+        self.buffer = self._open([load_display] if load_display else list(PIPES))
+        self.buffer.addRenderTexture(self._texture, GraphicsOutput.RTMCopyRam, GraphicsOutput.RTPColor)
         self.root = NodePath("ego")  # the ego frame; the caller moves it and gives it a parent
         self.cameras: list[NodePath] = []
         for k, camera in enumerate(rig):
-            region = self._buffer.makeDisplayRegion(k / len(rig), (k + 1) / len(rig), 0, 1)
-            node = self.root.attachNewNode(PandaCamera(camera.name, _lens(camera)))
+            region = self.buffer.makeDisplayRegion(k / len(rig), (k + 1) / len(rig), 0, 1)
+            node = self.root.attachNewNode(PandaCamera(camera.name, lens_of(camera)))
             node.setPos(*camera.mount)
             node.setHpr(camera.yaw_deg - 90.0, camera.pitch_deg, 0)  # Panda3D cameras look along +y
             region.setCamera(node)
@@ -112,7 +112,7 @@ class Display:
     @property
     def renderer(self) -> str:
         """What draws: e.g. "EGL llvmpipe (LLVM 15.0.6, 256 bits), Mesa 22.3.6"."""
-        gsg = self._buffer.getGsg()
+        gsg = self.buffer.getGsg()
         if self.basic:
             return "Panda3D software (p3tinydisplay)"
         return f"EGL {gsg.getDriverRenderer()}, {gsg.getDriverVersion().split(') ')[-1]}"
@@ -120,7 +120,7 @@ class Display:
     @property
     def basic(self) -> bool:
         """Whether Panda3D's own rasteriser draws."""
-        return self._buffer.getPipe().getInterfaceName() != "OpenGL"
+        return self.buffer.getPipe().getInterfaceName() != "OpenGL"
 
     def _open(self, names: list[str]) -> GraphicsOutput:
         properties = FrameBufferProperties()
@@ -144,11 +144,13 @@ class Display:
 
     def set_background(self, colour: tuple[float, float, float]) -> None:
         """What shows where nothing is drawn."""
-        self._buffer.setClearColor((*colour, 1))
+        self.buffer.setClearColor((*colour, 1))
 
     def grab(self) -> U8:
         """Draws one frame and returns (n_cams, H, W, 3) RGB."""
+        self.buffer.setActive(True)  # other buffers of the process stay as they are
         self._engine.renderFrame()
+        self.buffer.setActive(False)
         pixels = np.frombuffer(self._texture.getRamImage(), np.uint8)
         count, s = len(self.rig), self.scale
         image = pixels.reshape(self.height * s, count * self.width * s, 4)[::-1, :, 2::-1]  # BGRA, bottom row first
@@ -161,11 +163,12 @@ class Display:
 
     def close(self) -> None:
         """Frees the buffer; the process keeps its pipe for the next world."""
-        self._engine.removeWindow(self._buffer)
+        self._engine.removeWindow(self.buffer)
         self.root.removeNode()
 
 
-def _lens(camera: Camera) -> PerspectiveLens:
+def lens_of(camera: Camera) -> PerspectiveLens:
+    """The pinhole of `camera`."""
     lens = PerspectiveLens()
     lens.setFilmSize(camera.width, camera.height)
     lens.setFocalLength(camera.focal)

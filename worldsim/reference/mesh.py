@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from panda3d.core import Geom, GeomNode, GeomTriangles, GeomVertexArrayFormat, GeomVertexData, GeomVertexFormat
 
 from efficientgen.perception.types import F64, U8
+from efficientgen.worldsim.reference.labels import alpha_of
 
 BAKED = GeomVertexFormat.getV3c4t2()
 BAKED_ROW = np.dtype([("position", "<f4", 3), ("colour", "u1", 4), ("uv", "<f4", 2)])
@@ -28,6 +29,7 @@ class Mesh:
 
     def __init__(self, uv: tuple[float, float] = (0.0, 0.0)) -> None:
         self.plain_uv = uv
+        self.label = 0  # what the triangles added next are (`labels.Label`), carried in the vertices' alpha; 0: unsaid
         self.count = 0
         self._positions: list[F64] = []
         self._normals: list[F64] = []
@@ -45,6 +47,8 @@ class Mesh:
         colours = np.asarray(colour, np.float64)
         if colours.shape[-1] == 3:
             colours = np.concatenate([colours, np.ones((*colours.shape[:-1], 1))], -1)
+        if self.label:
+            colours = np.concatenate([colours[..., :3], np.full((*colours.shape[:-1], 1), alpha_of(self.label))], -1)
         self._positions.append(points)
         self._normals.append(np.broadcast_to(np.asarray(normals, np.float64), (count, 3)))
         self._colours.append(np.broadcast_to(colours, (count, 4)))

@@ -7,6 +7,7 @@ from panda3d.core import NodePath, TextureStage, TransparencyAttrib
 
 from efficientgen.perception.types import NS
 from efficientgen.worldsim.reference import textures
+from efficientgen.worldsim.reference.labels import SOLID
 from efficientgen.worldsim.reference.mesh import Mesh, static_node
 
 LAYERS = ((1.5, 0.55, 1.0), (3.2, 0.32, 2.2))  # distance m, alpha, repeats of the texture
@@ -35,6 +36,7 @@ class Rain:
                 card.setTwoSided(True)
                 card.setBin("fixed", 50)
                 card.hide()
+                card.hide(SOLID)
                 self._cards.append(card)
         self._falling = False
 

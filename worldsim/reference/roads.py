@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from efficientgen.perception.types import F64
 from efficientgen.worldsim.reference import polyline
+from efficientgen.worldsim.reference.labels import Label
 from efficientgen.worldsim.reference.mesh import UP, Mesh
 from efficientgen.worldsim.reference.noise import keyed, sample_tiled, value_noise
 from efficientgen.worldsim.reference.streets import Lane, Streets
@@ -91,6 +92,7 @@ def _holds(a: F64, b: F64, c: F64, points: F64) -> bool:
 
 def draw_roads(streets: Streets, mesh: Mesh) -> None:
     """Asphalt, then everything painted on it."""
+    mesh.label = Label.ROAD
     for outline in streets.junctions:
         polygon(mesh, outline, 0.0, ASPHALT)
     for area in streets.walked_road:
@@ -103,6 +105,7 @@ def draw_roads(streets: Streets, mesh: Mesh) -> None:
             _carriageway(mesh, lane)
         elif lane.use == "cycle":
             ribbon(mesh, lane.shape, lane.width, 0.0, CYCLEWAY)
+    mesh.label = Label.MARKING
     for lane in streets.lanes:
         if lane.use == "drive":
             _markings(mesh, lane)
@@ -114,6 +117,7 @@ def draw_roads(streets: Streets, mesh: Mesh) -> None:
 
 def draw_paving(streets: Streets, forecourts: Iterable[tuple[F64, float]], mesh: Mesh) -> None:
     """Forecourts and paths (polyline, width), roundabout islands, street corners, sidewalks."""
+    mesh.label = Label.SIDEWALK
     for shape, width in forecourts:
         ribbon(mesh, shape, width, 0.0, np.array(PAVING) * 0.9)
     for island in streets.islands:
@@ -221,6 +225,7 @@ def _sidewalk(mesh: Mesh, lane: Lane) -> None:
 
 def terrain(bounds: tuple[float, float, float, float], mesh: Mesh, seed: int) -> None:
     """Grass in the town and fields up to the horizon, in coarse squares of slowly changing tone."""
+    mesh.label = Label.TERRAIN
     tones = value_noise(64, ((4, 1.0), (8, 0.8), (16, 0.5)), keyed(seed, "terrain"))
     far = 700.0
     inner_x, inner_y = np.linspace(bounds[0], bounds[2], 25), np.linspace(bounds[1], bounds[3], 25)

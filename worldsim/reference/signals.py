@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from efficientgen.perception.types import F64, OracleFrame
+from efficientgen.worldsim.reference.labels import Label
 from efficientgen.worldsim.reference.mesh import DynamicMesh, Mesh, baked_rows
 from efficientgen.worldsim.reference.occupancy import Occupancy
 from efficientgen.worldsim.reference.streets import Approach, Streets
@@ -147,16 +148,19 @@ def sight_lines(streets: Streets, heads: tuple[Head, ...]) -> list[F64]:
 
 def draw_posts(heads: tuple[Head, ...], masts: tuple[Mast, ...], mesh: Mesh, detail: int) -> None:
     """Everything that does not shine, near (0) to far (2)."""
+    mesh.label = Label.POLE
     for mast in masts:
         mesh.tube((mast.x, mast.y, 0), (mast.x, mast.y, 6.0), 0.11, STEEL, end_radius=0.08)
         end = np.array([mast.x, mast.y]) + mast.reach
         mesh.tube((mast.x, mast.y, 5.9), (*end, 5.95), 0.07, STEEL, sides=5, end_radius=0.05)
     for head in heads:
+        mesh.label = Label.POLE
         r, yaw = head.lamp, math.atan2(head.heading[1], head.heading[0])
         if head.foot:
             mesh.tube((head.x, head.y, 0), (head.x, head.y, head.z + 3.6 * r), 0.07, STEEL, sides=(6, 4, 3)[detail])
         elif head.z > 4:
             mesh.tube((head.x, head.y, head.z), (head.x, head.y, 5.95), 0.04, STEEL, sides=4)
+        mesh.label = Label.TRAFFIC_LIGHT
         face = np.array([head.x, head.y]) - 0.12 * head.heading
         mesh.box((*face, head.z - 3.6 * r), (0.05, 2.8 * r, 7.2 * r), HOUSING, yaw)  # backplate
         if detail > 0:

@@ -27,6 +27,7 @@ from panda3d.core import (
 from efficientgen.perception.types import OracleFrame
 from efficientgen.worldsim.reference import facades, sky, textures, vegetation
 from efficientgen.worldsim.reference.buildings import build, build_plain
+from efficientgen.worldsim.reference.labels import CUT, LIGHT, SOLID, TAG, Label
 from efficientgen.worldsim.reference.lightmap import light_map
 from efficientgen.worldsim.reference.mesh import Mesh, static_node, static_tiles
 from efficientgen.worldsim.reference.plan import plan_town
@@ -85,6 +86,7 @@ class TownScene:
         node.setTexture(sky.panorama(self.weather))
         node.setFogOff(1)
         node.setTwoSided(True)
+        node.hide(SOLID)
         self._paint(node, -1 if self._basic else 12)
         node.node().setBounds(OmniBoundingVolume())
         node.node().setFinal(True)
@@ -124,6 +126,7 @@ class TownScene:
 
     def _add_built(self) -> None:
         near, far = Mesh(facades.WHITE), Mesh(facades.WHITE)
+        near.label = far.label = Label.BUILDING
         build(self.plan.buildings, near)
         build_plain(self.plan.buildings, far)
         day, glow = facades.atlas()
@@ -148,7 +151,9 @@ class TownScene:
         vegetation.plant_hedges(self.plan.hedges, levels[0], levels[1])
         lamps = self.plan.lamps
         for detail, mesh in enumerate(levels[:2]):
+            mesh.label = Label.POLE
             mesh.instances(_street_lamp(), [(lamp.x, lamp.y, 0.0) for lamp in lamps], [lamp.yaw for lamp in lamps])
+            mesh.label = Label.CAR
             for variant in range(PARKED):
                 cars = [car for car in self.plan.parked if car.variant % PARKED == variant]
                 mesh.instances(
@@ -175,8 +180,10 @@ class TownScene:
         group.setTexture(textures.foliage())
         group.setAttrib(AlphaTestAttrib.make(RenderAttrib.MGreaterEqual, 0.45))
         group.setTwoSided(True)
+        group.setTag(TAG, CUT)
         if self.weather.lamps > 0:
             bulbs = Mesh()
+            bulbs.label = Label.POLE
             bulbs.instances(_bulb(), [(lamp.x, lamp.y, 0.0) for lamp in lamps], [lamp.yaw for lamp in lamps])
             for node in static_tiles("bulbs", bulbs, None, 4 * TILE_M).values():
                 self.root.attachNewNode(node)
@@ -191,12 +198,15 @@ class TownScene:
         self._paint(beams, 11)
         for flat in (shadows, beams):
             flat.setTwoSided(True)
+            flat.hide(SOLID)
         lamps = self.root.attachNewNode(self.lamps.discs.node)
         lamps.setFogOff(1)
+        lamps.setTag(TAG, LIGHT)
         for node in (self.lamps.halos.node, self.traffic.glows.node):
             glow = self.root.attachNewNode(node)
             _additive(glow, textures.glow())
             glow.setTwoSided(True)
+            glow.hide(SOLID)
             glow.setDepthWrite(False)
             glow.setBin("fixed", 20)
         for mesh in (self.traffic.shadows, self.traffic.beams, self.traffic.glows, self.lamps.discs, self.lamps.halos):

@@ -13,6 +13,7 @@ from panda3d.core import AmbientLight, DirectionalLight, GeomNode, NodePath
 
 from efficientgen.perception.types import F64, NS, Actor, ActorKind, OracleFrame
 from efficientgen.worldsim.reference import people, vegetation, vehicles
+from efficientgen.worldsim.reference.labels import TAG, actor_tag
 from efficientgen.worldsim.reference.lightmap import LightMap
 from efficientgen.worldsim.reference.mesh import DynamicMesh, Mesh, baked_rows, lit_node, static_node
 from efficientgen.worldsim.reference.noise import key
@@ -138,6 +139,8 @@ class Traffic:
     def _place(self, actor: Actor, wanted: tuple[ActorKind, int, int, bool], sun: float) -> None:
         known = self._nodes.get(actor.id)
         node = known[0] if known else NodePath("actor")
+        if known is None:
+            node.setTag(TAG, actor_tag(actor))
         body, lamps, size = _model(*wanted)
         if known is None or known[1] != wanted:
             node.node().removeAllChildren()

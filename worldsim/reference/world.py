@@ -1,7 +1,7 @@
 """`ReferenceWorld`: the cameras' view of the oracle's town.  No traffic logic, no memory: one frame, one picture.
 
-Pixels are a pure function of (town, weather, seed, frame); the same bytes come out in every process that uses the same
-renderer.
+Depth, semantics and lidar come from the same scene, when they are asked for.  Everything is a pure function of (town,
+weather, seed, frame); the same bytes come out in every process that uses the same renderer.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from efficientgen.perception.rig import NANO_RIG, Camera
+from efficientgen.perception.rig import LIDAR_TOP, NANO_RIG, Camera, Lidar
 from efficientgen.perception.types import U8, CameraFrame, OracleFrame, SensorFrames
+from efficientgen.worldsim.reference.depth import RangeCameras, RangeImages
 from efficientgen.worldsim.reference.display import Display
+from efficientgen.worldsim.reference.lidar import Beams, LidarScan
+from efficientgen.worldsim.reference.plan import ParkedCar
 from efficientgen.worldsim.reference.rain import Rain
 from efficientgen.worldsim.reference.streets import net_file, read_streets
 from efficientgen.worldsim.reference.town_scene import TownScene
@@ -47,6 +50,9 @@ class ReferenceWorld:
         self._towns: OrderedDict[tuple[Path, str, int], TownScene] = OrderedDict()
         self._town: TownScene | None = None
         self._rain = Rain(self._display.cameras)
+        self._seed = 0
+        self._ranges: dict[tuple[Camera, ...], RangeCameras] = {}  # opened when first asked for
+        self._lidars: dict[Lidar, tuple[Beams, RangeCameras]] = {}
 
     @property
     def renderer(self) -> str:
@@ -66,19 +72,57 @@ class ReferenceWorld:
                 self._towns.popitem(last=False)[1].close()
             self._towns[place] = TownScene(read_streets(place[0]), style, seed, self._display.basic)
         self._towns.move_to_end(place)
-        self._town = self._towns[place]
+        self._town, self._seed = self._towns[place], seed
         self._display.root.reparentTo(self._town.root)
         self._display.set_background(style.horizon)
         self._rain.show_if(style.rain)
 
     def render(self, frame: OracleFrame) -> U8:
         """The rig's view of one tick, (n_cams, H, W, 3) RGB.  The ego may stand anywhere; it is never drawn itself."""
-        if self._town is None:
-            raise WorldNotResetError("call reset(town, weather, seed) before asking for pictures")
-        self._display.root.setPosHpr(frame.ego.x, frame.ego.y, 0, math.degrees(frame.ego.yaw), 0, 0)
-        self._town.show(frame)
+        self._show(frame)
         self._rain.fall(frame.stamp_ns)
         return self._display.grab()
+
+    def measure(self, frame: OracleFrame, rig: tuple[Camera, ...] = ()) -> RangeImages:
+        """Depth, semantics and instances of the pictures at one tick, or of other cameras' (`rig`).
+
+        Raises:
+            DepthUnsupportedError: the renderer cannot; only EGL can.
+        """
+        rig = rig or self.rig
+        if rig not in self._ranges:
+            self._ranges[rig] = RangeCameras(self._display, rig)
+        self._show(frame)
+        return self._ranges[rig].grab(frame.actors, frame.stamp_ns)
+
+    def scan(self, frame: OracleFrame, lidar: Lidar = LIDAR_TOP) -> LidarScan:
+        """One turn of a lidar at one tick; noise and dropouts are keyed by the seed of `reset` and the stamp.
+
+        Raises:
+            DepthUnsupportedError: the renderer cannot; only EGL can.
+        """
+        if lidar not in self._lidars:
+            beams = Beams(lidar)
+            self._lidars[lidar] = beams, RangeCameras(self._display, beams.cameras)
+        beams, cameras = self._lidars[lidar]
+        town = self._show(frame)
+        return beams.read(cameras.grab(frame.actors, frame.stamp_ns), town.weather, self._seed)
+
+    @property
+    def parked(self) -> tuple[ParkedCar, ...]:
+        """The cars that stand in the town's driveways: part of the scene, unknown to the oracle."""
+        return self._scene().plan.parked
+
+    def _scene(self) -> TownScene:
+        if self._town is None:
+            raise WorldNotResetError("call reset(town, weather, seed) before asking for pictures")
+        return self._town
+
+    def _show(self, frame: OracleFrame) -> TownScene:
+        town = self._scene()
+        self._display.root.setPosHpr(frame.ego.x, frame.ego.y, 0, math.degrees(frame.ego.yaw), 0, 0)
+        town.show(frame)
+        return town
 
     def step(self, frames: tuple[OracleFrame, ...]) -> SensorFrames:
         """The camera frames of one chunk of ticks."""
@@ -101,6 +145,10 @@ class ReferenceWorld:
     def close(self) -> None:
         """Frees the buffer and all towns."""
         self._rain.close()
+        for ranges in (*self._ranges.values(), *(cameras for _, cameras in self._lidars.values())):
+            ranges.close()
+        self._ranges.clear()
+        self._lidars.clear()
         self._display.close()
         for scene in self._towns.values():
             scene.close()
