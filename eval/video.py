@@ -24,6 +24,7 @@ from efficientgen.perception.types import F64, NS, CameraFrame, Command, OracleF
 
 FPS = 10
 ZOOM = 2
+WIDTH = 1344  # at least; cameras that are wider together than this are shrunk
 GAP = 8
 PANEL_WIDTH = 432
 LOWER_HEIGHT = 448
@@ -154,8 +155,9 @@ class Scene:
         shown = next((step.frames for step in log.steps if step.frames is not None and step.frames.cameras), None)
         self._names = [] if shown is None else _ordered(list(shown.cameras))
         shapes = [shown.cameras[name][0].image.shape for name in self._names] if shown is not None else []
-        self._tiles = [(ZOOM * shape[1], ZOOM * shape[0]) for shape in shapes]
-        width = sum(w for w, _ in self._tiles) + GAP * max(len(self._tiles) - 1, 0) if self._tiles else 1344
+        zoom = min(ZOOM, WIDTH / max(sum(shape[1] for shape in shapes), 1))
+        self._tiles = [(int(zoom * shape[1]), int(zoom * shape[0])) for shape in shapes]
+        width = max(WIDTH, sum(w for w, _ in self._tiles) + GAP * max(len(self._tiles) - 1, 0))
         self._top = max((h for _, h in self._tiles), default=-GAP) + GAP
         self.size = (width - width % 2, (self._top + LOWER_HEIGHT) // 2 * 2)
         self._bev = BirdsEye(town, log.route, (self.size[0] - PANEL_WIDTH - GAP, LOWER_HEIGHT))

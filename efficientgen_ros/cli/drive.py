@@ -16,6 +16,7 @@ from rich.table import Table
 
 from efficientgen import share
 from efficientgen.planning.load import CONSTANT_VELOCITY, DEFAULT, EXPERT, load_planner, model_directory
+from efficientgen_ros.cli.worlds import WORLDS, check_options, make_world, require_cameras
 
 if TYPE_CHECKING:
     from efficientgen.eval.metrics import Metrics
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 DEFAULT_SCENARIOS = ("maple_right", "birch_people")
 LAYOUT = "launch/foxglove/drive.json"
-MODES, WORLDS = ("sync", "latency", "realtime"), ("reference",)
+MODES = ("sync", "latency", "realtime")
 ROS_MODES = ("sync", "realtime")
 
 
@@ -42,7 +43,9 @@ def drive_command(
         int, typer.Option(min=1, max=64, help="Trajectories sampled and averaged per plan; 1: greedy.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of traffic, signals and houses.")] = 0,
-    world: Annotated[str, typer.Option(help="What draws the cameras: reference.")] = "reference",
+    world: Annotated[str, typer.Option(help="What draws the cameras: reference, sana-wm.")] = "reference",
+    world_dir: Annotated[Path | None, typer.Option(help="Weights of an imagined world (sana-wm, in process).")] = None,
+    world_device: Annotated[str, typer.Option(help="Where it runs; empty: the accelerator if there is one.")] = "",
     weather: Annotated[str, typer.Option(help="day, dusk, night, rain or fog; by default the scenario's own.")] = "",
     mode: Annotated[
         str,
@@ -72,6 +75,7 @@ def drive_command(
 
     _check(mode, MODES, "--mode")
     _check(world, WORLDS, "--world")
+    check_options(world, world_dir, in_process)
     if (mode == "latency") != bool(latency):
         raise typer.BadParameter("--mode latency and --latency (seconds, 'measured' or a profile) go together")
     if mode == "latency" and not in_process:
@@ -94,11 +98,12 @@ def drive_command(
     tuning: dict[str, Any] = {"recorder": {"live_port": port}} if live else {}
     model: dict[str, Any] = {"schema": schema, "decoder": decoder, "device": device, "dtype": dtype}
     tuning["planner"] = model | {"rollouts": rollouts}
+    drawn_by = make_world(world, world_dir, world_device) if in_process else None
     entries: list[Entry] = []
     with _progress(console) as progress:
         for each in scenarios:
             if in_process:
-                log = _drive_here(each, seed, planner, checkpoint, tuning["planner"], latency, progress)
+                log = _drive_here(each, seed, planner, checkpoint, tuning["planner"], latency, drawn_by, progress)
             else:
                 log = _drive_ros(each, seed, planner, checkpoint, world, mode, kill_planner_at, run, tuning, progress)
             entries.append(Entry(_keep(log, run), log))
@@ -162,17 +167,19 @@ def _drive_here(
     checkpoint: str,
     model: dict[str, Any],
     latency: str,
+    world: Any,
     progress: Progress,
 ) -> StepLog:
-    """The drive that the report shows, with its pictures, in this process."""
+    """The drive that the report shows, with its pictures, in this process; an imagined world notes what it cost."""
+    from dataclasses import replace
+
     from efficientgen.eval.latency import resolve
     from efficientgen.eval.runner import drive, measure_latency
-    from efficientgen.worldsim.reference.world import ReferenceWorld
 
     task = progress.add_task(f"{scenario.name} · {planner}", total=scenario.duration_s)
     began = time.monotonic()
     driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint, **model)
-    world = ReferenceWorld()
+    require_cameras(driver, world)
     log = drive(
         scenario,
         seed,
@@ -183,6 +190,8 @@ def _drive_here(
         mode="latency" if latency else "sync",
         latency=resolve(latency, lambda: measure_latency(driver, scenario, seed, world)) if latency else 0.0,
     )
+    if hasattr(world, "diagnostics"):
+        log = replace(log, notes=log.notes | {"world": world.diagnostics()})
     _done(log, scenario, began, progress, task)
     return log
 
