@@ -21,6 +21,7 @@ from efficientgen_ros.cli import (
     runs,
     score,
     sweep,
+    text,
     train,
 )
 
@@ -38,6 +39,7 @@ app.add_typer(score.app, name="score")
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
+app.add_typer(text.app, name="text")
 data.app.command("questions")(questions.data_command)
 train.app.command("questions")(questions.train_command)
 evaluate.app.command("questions")(questions.eval_command)

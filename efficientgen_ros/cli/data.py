@@ -88,3 +88,18 @@ def foreign_bag_command(
             out, shorter, seed, storage, lambda done: progress.update(task, completed=round(100 * done))
         )
     print(f"efficientgen replay {bag} --rig {rig} --planner nano-ddrive")
+
+
+@app.command("text")
+def text_command(
+    logs: Annotated[Path, typer.Option(help="Directory of oracle logs.")] = Path("data/logs"),
+    out: Annotated[Path, typer.Option(help="Directory for train.txt and heldout.txt.")] = Path("data/text"),
+) -> None:
+    """Describe every plan stamp of oracle logs in English, one line each; every tenth drive is held out."""
+    from efficientgen.eval.text_corpus import write_corpus
+
+    paths = sorted(logs.glob("*.npz"))
+    if not paths:
+        raise NoLogsError(f"no oracle logs in {logs}; make some with `efficientgen data record --out {logs}`")
+    for name, lines in write_corpus(paths, out).items():
+        print(f"{lines} lines in {out / name}")

@@ -29,6 +29,7 @@ from efficientgen.planning.schema import NANO, Template, compile_template
 from efficientgen.planning.tokenizer import NULL, Tokenizer
 from efficientgen.planning.train.augment import augment_patches, augment_pixels
 from efficientgen.planning.train.data import DrivingSet
+from efficientgen.planning.train.initial import initialise
 from efficientgen.planning.train.loss import LossParts, ar_loss, object_balance, sasd_loss, token_weights
 from efficientgen.planning.train.validate import Validation, validate
 
@@ -85,7 +86,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         if start is None:
             self.model = VisionLanguageModel(model or nano_config(self.tokenizer)).to(device)
-            _initialise(self.model)
+            initialise(self.model)
         else:
             self.model = load_model(start, torch.float32, device).requires_grad_(True).train()
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
@@ -233,19 +234,3 @@ def _learning_rate(progress: float, config: TrainConfig) -> float:
         return config.peak_lr * max(progress, 1e-4) / config.warmup
     share = (progress - config.warmup) / (1 - config.warmup)
     return config.final_lr + (config.peak_lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def _initialise(model: VisionLanguageModel) -> None:
-    """Normal(0, 0.02) everywhere, residual outputs scaled down with depth."""
-    text, vision = model.config.text, model.config.vision
-    for name, parameter in model.named_parameters():
-        if parameter.dim() < 2:
-            continue
-        std = 0.02
-        if name.endswith(("o_proj.weight", "down_proj.weight", "attn.proj.weight")):
-            depth = vision.depth if vision and "visual" in name else text.num_hidden_layers
-            std /= math.sqrt(2 * depth)
-        torch.nn.init.normal_(parameter, std=std)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            torch.nn.init.zeros_(parameter)

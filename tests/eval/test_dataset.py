@@ -10,8 +10,10 @@ pytest.importorskip("libsumo")
 from efficientgen.eval.dataset import DatasetConfig, render_set, samples_of
 from efficientgen.eval.oracle_log import OracleLogError, from_step_log, load_oracle_log, save_oracle_log
 from efficientgen.eval.runner import drive
+from efficientgen.eval.text_corpus import descriptions, read_texts, write_corpus
 from efficientgen.planning.expert import expert_plan
 from efficientgen.planning.train.data import load_set
+from efficientgen.planning.train.text import CorpusError
 from efficientgen.worldsim.scenario import training_scenario
 
 
@@ -54,6 +56,21 @@ def test_perturbed_samples_keep_history_and_pictures_consistent(log):
     offsets = [np.hypot(m.now.ego.x - p.now.ego.x, m.now.ego.y - p.now.ego.y) for m in moved for p in plain
                if m.now.stamp_ns == p.now.stamp_ns]  # fmt: skip
     assert 0.2 < np.mean(offsets) and max(offsets) <= 1.3 + 1e-6
+
+
+def test_a_corpus_is_the_same_bytes_every_time_and_holds_out_whole_drives(log, tmp_path):
+    logs = [save_oracle_log(replace(log, name=name), tmp_path / "logs") for name in ("a.1", "b.2", "c.3")]
+    counts = write_corpus(logs, tmp_path / "one", heldout_every=3)
+    write_corpus(logs[::-1], tmp_path / "two", heldout_every=3)
+    for name, count in counts.items():
+        text = (tmp_path / "one" / name).read_bytes()
+        assert text == (tmp_path / "two" / name).read_bytes() and len(read_texts(tmp_path / "one" / name)) == count
+    lines = list(descriptions(log))
+    assert counts == {"train.txt": 2 * len(lines), "heldout.txt": len(lines)} and len(lines) > 8
+    later = [line for line in lines if "Two seconds later" in line]
+    assert len(later) == len(lines) - 5, "five chunks of 0.4 s before its end, a drive has no two seconds left"
+    with pytest.raises(CorpusError, match="data text"):
+        read_texts(tmp_path / "none.txt")
 
 
 def test_rendering_makes_a_set_that_training_loads(log, tmp_path):

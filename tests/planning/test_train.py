@@ -7,11 +7,16 @@ import torch
 from efficientgen.perception.types import Command
 from efficientgen.planning.annotate import SENTENCES
 from efficientgen.planning.ddrive import DDrive
+from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.prompt import EgoNumbers, prompt_ids
 from efficientgen.planning.schema import CRITICAL_OBJECTS, NANO, compile_template, encode_answer
 from efficientgen.planning.train.augment import SHIFT, augment_pixels
 from efficientgen.planning.train.data import DatasetError, load_set, save_shard
+from efficientgen.planning.train.driving import DrivingData
+from efficientgen.planning.train.initial import initialise
 from efficientgen.planning.train.loss import object_balance, token_weights
+from efficientgen.planning.train.recipe import FAST_DDRIVE
+from efficientgen.planning.train.run import Run, RunConfig
 from efficientgen.planning.train.trainer import TrainConfig, Trainer, block_size_at
 from tests.planning.conftest import random_observation
 
@@ -70,6 +75,24 @@ def test_fine_tuning_starts_from_the_given_weights(tiny_set, small_config, tmp_p
         torch.testing.assert_close(second.average[name], average.bfloat16().float())
     second.run()
     assert (tmp_path / "b" / "model.safetensors").exists()
+
+
+def test_the_general_trainer_converts_a_planner(tiny_set, small_config, tokenizer, tmp_path):
+    """Fast-dDrive's recipe on pictures, sections and scaffold: both halves of the loss fall, and the result plans."""
+    torch.manual_seed(0)
+    model = VisionLanguageModel(small_config)
+    initialise(model)
+    data = DrivingData(tiny_set, compile_template(NANO, tokenizer, 32), small_config, 2)
+    run = Run(model, FAST_DDRIVE, data, tmp_path, RunConfig(steps=10, batch=2, peak_lr=3e-3))
+    batch, noise = run.inputs(0.0)
+    assert noise is not None and batch.image.any() and len(batch.pictures) == 2
+    before = run.conversion(batch, noise)
+    run.run()
+    after = run.conversion(batch, noise)
+    assert after.clean < 0.9 * before.clean and after.noisy < before.noisy
+    run.export()
+    tokenizer.save(tmp_path)
+    assert DDrive.from_pretrained(tmp_path).plan(random_observation(0)).waypoints.shape == (6, 2)
 
 
 def test_both_answers_to_a_question_count_alike(tokenizer):
