@@ -50,7 +50,11 @@ VARIANTS: dict[str, Recipe] = {
 }
 # (claim, what it recommends, what it argues against)
 CLAIMS = (
-    ("causal context beats block-causal, AR term off in both (2604.06832)", "dvlm, no AR term", "dvlm, no AR term, block-causal context"),
+    (
+        "causal context beats block-causal, no AR term in either (2604.06832)",
+        "dvlm, no AR term",
+        "dvlm, no AR term, block-causal context",
+    ),
     ("block-size annealing helps (2604.06832)", "dvlm", "dvlm, no annealing"),
     ("direct conversion beats two-stage (2604.06832)", "dvlm", "dvlm, two-stage"),
     ("the AR term helps (no claim of a paper: our control)", "dvlm", "dvlm, no AR term"),
