@@ -59,8 +59,15 @@ def bench_forwards(
             size = forward_bytes(model, context)
             ms = row[f"{clock_of(device)}_ms"]["p50"]
             rate, work = size / ms / 1e6, 2 * count * text_weights(model)
-            yield {"rows": count, "context": context, **row, "bytes": size, "gb_s": rate, "share_of_copy": rate / copy_gb_s,
-                   "weight_gflop_s": work / ms / 1e6}  # fmt: skip
+            yield {
+                "rows": count,
+                "context": context,
+                **row,
+                "bytes": size,
+                "gb_s": rate,
+                "share_of_copy": rate / copy_gb_s,
+                "weight_gflop_s": work / ms / 1e6,
+            }
 
 
 @dataclass

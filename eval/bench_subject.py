@@ -65,7 +65,8 @@ def require_memory(config: ModelConfig, dtype: torch.dtype, device: torch.device
     if need > free:
         raise TooLargeError(
             f"{copies} x {parameters / 1e9:.2f} B parameters as {str(dtype).removeprefix('torch.')} need "
-            f"{need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free on {device}: give --device cuda where there is a GPU of 24 GB, "
+            f"{need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free on {device}: give --device cuda where there is "
+            "a GPU of 24 GB, "
             "--stock 0 for one copy, or --shape nano"
         )
 
