@@ -163,8 +163,8 @@ def _frequencies(config: TextConfig, wide: torch.dtype, device: torch.device) ->
 def lay_out_for_cpu(model: nn.Module) -> None:
     """Store the weights of widening Linears input-major; shapes, names and what is saved stay.
 
-    A CPU multiplies a few rows with them faster that way (one core of an EPYC, 256 to 704: 92 us against 47 with one
-    row, 241 against 207 with 32); narrowing ones gain nothing, and lose with one row.
+    A CPU multiplies a few rows with them faster that way, with the same sums from a few rows on; narrowing ones gain
+    nothing, and lose with one row.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Linear) and layer.out_features > layer.in_features:
