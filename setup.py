@@ -31,7 +31,7 @@ def shipped(*roots: str) -> list[tuple[str, list[str]]]:
     return list(out.items())
 
 
-NODES = ("world", "planner", "vehicle", "safety", "recorder")
+NODES = ("world", "planner", "vehicle", "safety", "recorder", "answerer", "foreign_planner")
 
 setup(
     name="efficientgen",
@@ -56,6 +56,7 @@ setup(
         "eval-nuscenes": ["opencv-python-headless", "shapely", "pyquaternion", "descartes", "scikit-learn", "tqdm"],
         "eval-wod": ["crc32c", "protobuf>=3.20"],
         "qwen": ["tiktoken"],  # reads Qwen's rank file, which `pip install --no-deps dashscope` brings
+        "sana": ["diffusers>=0.42", "transformers"],
         "ros-wheels": ["ros-kilted-rclpy", "ros-kilted-rmw-fastrtps-cpp"],
     },
     entry_points={

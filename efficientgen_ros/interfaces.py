@@ -132,6 +132,13 @@ def camera_topics(camera: str) -> dict[str, Topic]:
 TOPICS: dict[str, Topic] = _DRIVE | {key: topic for name in CAMERAS for key, topic in camera_topics(name).items()}
 """Key -> topic.  Keys of camera topics are `image/<CAMERA>`, `camera_info/<CAMERA>`, `mount/<CAMERA>`."""
 
+QUESTIONS: dict[str, Topic] = {
+    "question": Topic("/planning/answerer/question", "std_msgs/msg/String", "anyone", ("answerer",), 10),
+    "answer_text": Topic("/planning/answerer/answer_text", "std_msgs/msg/String", "answerer", (), 200),
+    "answer": Topic("/planning/answerer/answer", "std_msgs/msg/String", "answerer", (), 10),
+}
+"""Of the answerer, which is no part of a drive: plain questions in, pieces of answers and whole answers (JSON) out."""
+
 READY = "/simulation/ready"
 """Latched `std_msgs/String` on which each node says its name once its publishers are matched."""
 

@@ -23,6 +23,7 @@ from efficientgen.perception.rig import Camera
 from efficientgen.perception.types import (
     F64,
     NS,
+    U8,
     CameraFrame,
     DecodeStats,
     EgoState,
@@ -260,9 +261,19 @@ def frame_from(message: Image, camera: Camera) -> CameraFrame:
             f"{camera.name}: expected rgb8 {camera.width}x{camera.height}, got "
             f"{message.encoding} {message.width}x{message.height}; publish what camera_info announces"
         )
-    image = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
     stamp = stamp_of(message.header.stamp)
-    return CameraFrame(camera.name, stamp, image, camera.intrinsics, camera.camera_to_ego)
+    return CameraFrame(camera.name, stamp, picture_from(message), camera.intrinsics, camera.camera_to_ego)
+
+
+def picture_from(message: Image) -> U8:
+    """RGB uint8 (H, W, 3) of an image message without row padding.
+
+    Raises:
+        ValueError: another encoding, or not as many bytes as the size says.
+    """
+    if message.encoding != "rgb8" or len(message.data) != 3 * message.height * message.width:
+        raise ValueError(f"expected rgb8 pictures without padding, got {message.encoding}, {len(message.data)} bytes")
+    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
 
 
 def info_message(camera: Camera, stamp_ns: int) -> CameraInfo:

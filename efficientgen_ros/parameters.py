@@ -127,6 +127,15 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         ),
     ),
     "vehicle": (_PLANNER,),
+    "answerer": (
+        Parameter("planner", "nano-dvlm", "who answers: nano-dvlm, or fast-dvlm with a checkpoint"),
+        Parameter("checkpoint", "", "directory of the model; empty: the one shipped under the planner's name"),
+        Parameter("decoder", "self-spec", "how answers are decoded: self-spec, ar, fused-self-spec, diffusion"),
+        Parameter("device", "cpu", "where the model runs: cpu, cuda, cuda:1"),
+        Parameter("dtype", "", "number format of its weights; empty: float32 on a CPU, bfloat16 elsewhere"),
+        Parameter("threads", 1, "threads of the process for the model", 1, 64),
+        Parameter("autostart", True, "configure and activate at start; false: somebody leads the node through that"),
+    ),
     "recorder": (
         _PLANNER,
         Parameter("record_dir", "", "directory for drive.mcap and the step log"),
@@ -137,6 +146,13 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         ),
     ),
 }
+
+_SHARED = ("planner", "checkpoint", "decoder", "schema", "device", "dtype", "rollouts", "threads", "warm_up")
+PARAMETERS["foreign_planner"] = (
+    Parameter("rig", "", "rig.yaml of the car whose topics are listened to (docs/replay.md)"),
+    *(parameter for parameter in PARAMETERS["planner"] if parameter.name in _SHARED),
+    Parameter("autostart", False, "configure and activate at once; a launch file leads the node instead"),
+)
 
 
 def find(node: str, name: str) -> Parameter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 
@@ -16,7 +17,7 @@ from efficientgen.eval.report_tables import BASELINES, plain
 from efficientgen.eval.step_log import StepLog
 from efficientgen.eval.video import Video
 from efficientgen.eval.words import SOURCE_WORDS, ending, planner_death, words_of
-from efficientgen.perception.types import NS, Plan
+from efficientgen.perception.types import NS, Plan, Source
 
 MAX_ROWS = 200  # of the fault timeline
 
@@ -48,13 +49,17 @@ def article(log: StepLog, metrics: Metrics, video: Video, expert: StepLog | None
         f'<video controls muted playsinline preload="auto" width="{video.width}" height="{video.height}" '
         f'poster="{poster}" src="{source}"></video>'
         f'<dl class="figures">{"".join(f"<div><dt>{k}</dt><dd>{v}</dd></div>" for v, k in figures)}</dl>'
-        f"{_words(log)}<h4>Over time</h4>{over_time(log, expert)}{_caption(log, expert)}"
+        f"{words_section(log)}<h4>Over time</h4>{over_time(log, expert)}{_caption(log, expert)}"
         f"{_happened(log)}{_drive_facts(log, metrics)}</article>"
     )
 
 
-def _words(log: StepLog) -> str:
-    """The planner's answers over time, for the script to show in step with the video."""
+def words_section(log: StepLog, states: Mapping[Source, str] = SOURCE_WORDS) -> str:
+    """The planner's answers over time, for the script to show in step with the video.
+
+    Args:
+        states: what is said of each verdict source.
+    """
     said: list[dict[str, Any]] = []
     for step in log.steps:
         words = words_of(step.plan)
@@ -62,7 +67,7 @@ def _words(log: StepLog) -> str:
             {
                 "t": step.stamp_ns / NS,
                 "source": step.verdict.source.value,
-                "state": SOURCE_WORDS[step.verdict.source],
+                "state": states[step.verdict.source],
                 "why": step.verdict.reason,
                 "objects": words.objects,
                 "says": words.explanation,

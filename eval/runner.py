@@ -12,7 +12,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -154,6 +154,7 @@ def drive(
     vehicle: VehicleParams | None = None,
     mode: Literal["sync", "latency"] = "sync",
     latency: Latency | float = 0.0,
+    recorded: Sequence[Step] = (),
 ) -> StepLog:
     """Drive one scenario and return everything that happened.
 
@@ -166,6 +167,8 @@ def drive(
         transform_observation: what the planner sees instead of its observation (honesty checks such as swapped images).
         mode: "latency": every plan after the hand-over takes effect `latency` (s) after its stamp, the expert's too.
         disturb: what broken sensors make of the observation (fault injection), before it is found fit to plan on.
+        recorded: the first steps of an earlier drive of this scenario and seed, to go on from (`rerun.py`): in them
+            nobody is asked, their plans are judged again, and the car moves as it did.
 
     Raises:
         WorldNeededError: the planner needs frames and `world` is None.
@@ -195,7 +198,8 @@ def drive(
             planner.reset(seed)
         if world is not None:
             world.reset(start.town, start.weather, seed)
-        first_look_ns = handover_ns - max(look - 1, 0) * FRAME_GAP_NS
+        first_ask_ns = max(handover_ns, len(recorded) * CHUNK_NS)
+        first_look_ns = first_ask_ns - max(look - 1, 0) * FRAME_GAP_NS
         artist = _Artist(world if look or keep_frames else None, first_look_ns, keep_frames)
         frame, state, s = start, SafetyState(), locate(route, start.ego.x, start.ego.y)[0]
         desk = Desk(latency.delay_ns)
@@ -209,14 +213,18 @@ def drive(
             handed_over = now_ns >= handover_ns
             asked = not handed_over or desk.free(now_ns)
             began_plan = time.perf_counter()
+            known = recorded[len(steps)] if len(steps) < len(recorded) else None
             plan: Plan | None
-            if not asked:
+            if known is not None:
+                plan = known.plan
+            elif not asked:
                 plan = None
             elif isinstance(planner, str) or not handed_over:
                 plan = expert_plan(route, frame)
             else:
                 plan = _ask(planner, builder, now_ns, command, transform_observation, events, disturb, safety.enabled)
             wall = time.perf_counter() - began_plan if asked else 0.0
+            wall = wall if known is None else known.plan_wall_s
             arrival: tuple[int, Plan | None] | None = (now_ns, plan)
             if handed_over:
                 if asked:
@@ -224,6 +232,8 @@ def drive(
                 arrival = desk.take(now_ns + CHUNK_NS)
             state, period = _live(state, arrival, ego, safety, vehicle, expert=not handed_over)
             states, verdict = period.states, period.verdict
+            if known is not None:
+                states, verdict = tuple(tick.ego for tick in known.ticks), known.verdict
             ticks = oracle.step(states)
             for ego in states:
                 builder.add_state(ego)

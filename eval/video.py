@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from efficientgen.perception.types import F64, NS, CameraFrame, Command, OracleF
 
 FPS = 10
 ZOOM = 2
+WIDTH = 1344  # at least; cameras that are wider together than this are shrunk
 GAP = 8
 PANEL_WIDTH = 432
 LOWER_HEIGHT = 448
@@ -43,19 +44,20 @@ class Video:
     poster_jpeg: bytes
 
 
-def render(log: StepLog, town: Any = None) -> Video:
+def render(log: StepLog, town: Any = None, states: Mapping[Source, str] = SOURCE_WORDS) -> Video:
     """Draw and encode a drive; cameras appear only if the log kept its frames.
 
     Args:
         log: the drive.
         town: its `TownMap`, loaded by the log's name unless given.
+        states: what the panel says of each verdict source.
 
     Raises:
         ValueError: the drive has no ticks.
     """
     import av  # the encoder, needed here only
 
-    scene = Scene(log, town)
+    scene = Scene(log, town, states)
     buffer = io.BytesIO()
     best = poster_tick(log)
     still = b""
@@ -142,20 +144,21 @@ class Scene:
         ValueError: the drive has no ticks.
     """
 
-    def __init__(self, log: StepLog, town: Any = None) -> None:
+    def __init__(self, log: StepLog, town: Any = None, states: Mapping[Source, str] = SOURCE_WORDS) -> None:
         if town is None:
             from efficientgen.worldsim.town import load_town  # reads map files
 
             town = load_town(log.town)
-        self._log = log
+        self._log, self._states = log, states
         self.ticks = [(i, k) for i, step in enumerate(log.steps) for k in range(len(step.ticks))]
         if not self.ticks:
             raise ValueError("a drive without ticks has nothing to show")
         shown = next((step.frames for step in log.steps if step.frames is not None and step.frames.cameras), None)
         self._names = [] if shown is None else _ordered(list(shown.cameras))
         shapes = [shown.cameras[name][0].image.shape for name in self._names] if shown is not None else []
-        self._tiles = [(ZOOM * shape[1], ZOOM * shape[0]) for shape in shapes]
-        width = sum(w for w, _ in self._tiles) + GAP * max(len(self._tiles) - 1, 0) if self._tiles else 1344
+        zoom = min(ZOOM, WIDTH / max(sum(shape[1] for shape in shapes), 1))
+        self._tiles = [(int(zoom * shape[1]), int(zoom * shape[0])) for shape in shapes]
+        width = max(WIDTH, sum(w for w, _ in self._tiles) + GAP * max(len(self._tiles) - 1, 0))
         self._top = max((h for _, h in self._tiles), default=-GAP) + GAP
         self.size = (width - width % 2, (self._top + LOWER_HEIGHT) // 2 * 2)
         self._bev = BirdsEye(town, log.route, (self.size[0] - PANEL_WIDTH - GAP, LOWER_HEIGHT))
@@ -194,8 +197,8 @@ class Scene:
     def _panel_of(self, i: int) -> Image.Image:
         if self._panel is None or self._panel[0] != i:
             step = self._log.steps[i]
-            expert = step.stamp_ns < self._log.handover_ns
-            self._panel = (i, _panel(step, words_of(self._plans[i]), expert))
+            expert = step.stamp_ns < self._log.handover_ns and step.verdict.source is Source.EXPERT
+            self._panel = (i, _panel(step, words_of(self._plans[i]), expert, self._states))
         return self._panel[1]
 
 
@@ -232,7 +235,7 @@ def _ordered(names: list[str]) -> list[str]:
 # --- the panel at the right ---
 
 
-def _panel(step: Step, words: Words, expert: bool) -> Image.Image:
+def _panel(step: Step, words: Words, expert: bool, states: Mapping[Source, str]) -> Image.Image:
     """What stays the same during one plan period."""
     image = Image.new("RGB", (PANEL_WIDTH, LOWER_HEIGHT), PANEL)
     draw = ImageDraw.Draw(image)
@@ -242,7 +245,7 @@ def _panel(step: Step, words: Words, expert: bool) -> Image.Image:
     _arrow(image, step.command, 368, 64)
     draw.text((368, 108), step.command.value.removeprefix("GO_").lower(), MUTED, font(15), anchor="mt")
     disc(image, 34, 152, 6, colour)
-    draw.text((50, 152), SOURCE_WORDS[source], colour, font(19), anchor="lm")
+    draw.text((50, 152), states[source], colour, font(19), anchor="lm")
     y = 178
     if source.fallback and step.verdict.reason:
         for line in wrap(step.verdict.reason, 15, PANEL_WIDTH - 52, 1):

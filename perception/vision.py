@@ -175,16 +175,31 @@ class VisionTower(nn.Module):
         self.merger = Merger(config)
 
     def forward(self, patches: Tensor, grids: tuple[Grid, ...]) -> Tensor:
-        layout = _layout(grids, self.config.window_size // PATCH // MERGE)
-        order = layout.order.to(patches.device)
+        return self.finish(self.begin(patches, grids, 0), grids, 0)
+
+    def begin(self, patches: Tensor, grids: tuple[Grid, ...], blocks: int) -> Tensor:
+        """Hidden states (B, N, hidden), in window order, behind the first `blocks` blocks; a frozen stem's are kept."""
+        order = self._layout(grids).order.to(patches.device)
         x = self.patch_embed(patches)  # (B, N, hidden)
         batch, n, hidden = x.shape
         x = x.view(batch, n // 4, 4, hidden)[:, order].reshape(batch, n, hidden)
-        cos, sin = self._rope(layout.positions.to(patches.device), x.dtype)
-        for i, block in enumerate(self.blocks):
-            x = block(x, cos, sin, layout.images if i in self.config.fullatt_block_indexes else layout.windows)
-        x = self.merger(x)  # (B, N / 4, out), window order
-        return x[:, torch.argsort(order)]
+        return self._run(x, grids, range(blocks))
+
+    def finish(self, states: Tensor, grids: tuple[Grid, ...], blocks: int) -> Tensor:
+        """What `begin` left undone: its states to tokens (B, N / 4, out_hidden_size), in reading order."""
+        x = self.merger(self._run(states, grids, range(blocks, len(self.blocks))))  # (B, N / 4, out), window order
+        return x[:, torch.argsort(self._layout(grids).order.to(x.device))]
+
+    def _layout(self, grids: tuple[Grid, ...]) -> _Layout:
+        return _layout(grids, self.config.window_size // PATCH // MERGE)
+
+    def _run(self, x: Tensor, grids: tuple[Grid, ...], blocks: range) -> Tensor:
+        layout = self._layout(grids)
+        cos, sin = self._rope(layout.positions.to(x.device), x.dtype)
+        for i in blocks:
+            full = i in self.config.fullatt_block_indexes
+            x = self.blocks[i](x, cos, sin, layout.images if full else layout.windows)
+        return x
 
     def _rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin (N, 1, D): a quarter of the head for rows, a quarter for columns, then both again."""

@@ -1,8 +1,8 @@
 """A model is a directory: `config.json`, safetensors, `tokenizer.json` and a card.  This module reads and writes it.
 
-Any of the released layouts loads (`config_json.py`, `layouts.py`, `shards.py`): names, shapes and dtypes are checked
-from the headers before anything is allocated, then tensors are read, converted and checked one at a time, so memory
-stays near the model's own.  Nothing in the directory is ever executed or unpickled.
+Any of the released layouts loads (`config_json.py`, `layouts.py`, `kernels/shards.py`): names, shapes and dtypes are
+checked from the headers before anything is allocated, then tensors are read, converted and checked one at a time, so
+memory stays near the model's own.  Nothing in the directory is ever executed or unpickled.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from efficientgen.kernels.shards import CheckpointError, Stored, index_of, reader, some, stored_tensors
 from efficientgen.planning import fp8
 from efficientgen.planning.config import ModelConfig
-from efficientgen.planning.config_json import CheckpointError, config_from_json, config_to_json, read_config
-from efficientgen.planning.layouts import EMBEDDING, HEAD, Layout, layout_of, stored_name
+from efficientgen.planning.config_json import config_from_json, config_to_json, read_config
+from efficientgen.planning.layouts import EMBEDDING, HEAD, Layout, layout_of, our_name, stored_name
 from efficientgen.planning.load import WEIGHTS
 from efficientgen.planning.model import VisionLanguageModel
-from efficientgen.planning.shards import INDEX, Stored, reader, some, stored_tensors
 
 __all__ = ["CheckpointError", "config_from_json", "config_to_json", "load_model", "read_config", "save_model"]
 
+INDEX = index_of(WEIGHTS)
 WIDE = ("F64", "F32", "BF16", "F16")  # what a weight may be stored as; 8-bit weights need `quantization_config`
 
 
@@ -42,7 +43,7 @@ def load_model(directory: Path, dtype: torch.dtype = torch.float32, device: str 
     directory = Path(directory)
     data = read_config(directory)
     config = config_from_json(data)
-    stored = stored_tensors(directory)
+    stored = stored_tensors(directory, WEIGHTS, our_name)
     with torch.device("meta"):
         model = VisionLanguageModel(config)
     fp8.prepare(model, data.get("quantization_config"), {name: tensor.dtype for name, tensor in stored.items()})

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from efficientgen.kernels.shards import CheckpointError
 from efficientgen.perception.patches import MERGE, PATCH, TEMPORAL_PATCH
 from efficientgen.perception.vision import VisionConfig
 from efficientgen.planning.config import (
@@ -48,10 +49,6 @@ RELEASES = {
 }  # fmt: skip
 LARGEST = 1 << 20  # width, vocabulary, ...: more is a damaged file, not a model
 MOST_LAYERS = 512
-
-
-class CheckpointError(ValueError):
-    """A model directory that cannot be loaded; the message says which file and what to do."""
 
 
 def read_config(directory: Path) -> dict[str, Any]:

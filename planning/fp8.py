@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from efficientgen.planning.config_json import CheckpointError
+from efficientgen.kernels.shards import CheckpointError
 
 E4M3 = torch.float8_e4m3fn
 LARGEST = 448.0  # the largest E4M3 number

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter.safetensors"  # an update of another model's weights, see `adapter.py`
 CONSTANT_VELOCITY = "constant-velocity"
 LOG_REPLAY = "log-replay"  # needs a recording of the scenario: `eval.replay.log_replay` makes it
 EXPERT = "expert"  # privileged: drives on the oracle, is no `Planner`
@@ -68,6 +69,28 @@ def model_directory(name: str, checkpoint: str | Path = "") -> Path:
         raise UnknownPlannerError(f"'{name}' replays a recorded drive of each scenario: only `eval` drives it")
     names = [*BASELINES, *(p.name for p in shipped_models())]
     raise UnknownPlannerError(f"no planner '{name}'; choose one of {', '.join(names)}, or give --checkpoint DIR")
+
+
+def question_model(name: str, checkpoint: str | Path = "") -> Path:
+    """Directory of the question model called `name`: `checkpoint` if given, else what is shipped under that name.
+
+    Raises:
+        UnknownPlannerError: there is none.
+    """
+    if checkpoint:
+        return Path(checkpoint)
+    for directory in shipped_adapters():
+        if directory.name == name:
+            return directory
+    return model_directory(name)
+
+
+def shipped_adapters() -> tuple[Path, ...]:
+    """Directories of the adapters that come with the package."""
+    try:
+        return tuple(sorted(p.parent for p in share("checkpoints").glob(f"*/{ADAPTER}")))
+    except MissingDataError:
+        return ()
 
 
 def load_planner(

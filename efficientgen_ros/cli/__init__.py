@@ -7,7 +7,22 @@ import sys
 import typer
 from rich.console import Console
 
-from efficientgen_ros.cli import bench, compare, data, drive, evaluate, export, listing, runs, score, sweep, train
+from efficientgen_ros.cli import (
+    ask,
+    bench,
+    compare,
+    data,
+    drive,
+    evaluate,
+    export,
+    listing,
+    questions,
+    replay,
+    runs,
+    score,
+    sweep,
+    train,
+)
 
 app = typer.Typer(
     help="Drive cars with block-diffusion vision-language-action planners, in closed loop, over ROS 2.",
@@ -16,11 +31,16 @@ app = typer.Typer(
 )
 app.command("drive")(drive.drive_command)
 app.command("bringup")(drive.bringup_command)
+app.command("replay")(replay.replay_command)
+app.command("ask")(ask.ask_command)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(score.app, name="score")
 app.add_typer(bench.app, name="bench")
 app.add_typer(train.app, name="train")
 app.add_typer(data.app, name="data")
+data.app.command("questions")(questions.data_command)
+train.app.command("questions")(questions.train_command)
+evaluate.app.command("questions")(questions.eval_command)
 app.command("sweep")(sweep.sweep_command)
 app.command("compare")(compare.compare_command)
 app.command("leaderboard")(compare.leaderboard_command)

@@ -65,3 +65,26 @@ def render_command(
             paths, out, DatasetConfig(perturbed=perturbed, scenes=scenes), workers, lambda line: progress.advance(task)
         )
     print(f"{total} new samples in {out}")
+
+
+@app.command("foreign-bag")
+def foreign_bag_command(
+    out: Annotated[Path, typer.Option(help="Directory for recording/ and rig.yaml.")] = Path("data/foreign"),
+    scenario: Annotated[str, typer.Option(help="What the expert drives.")] = "maple_right",
+    seconds: Annotated[float, typer.Option(min=6.0, max=120.0, help="How long.")] = 22.0,
+    seed: Annotated[int, typer.Option(min=0)] = 3,
+    storage: Annotated[Literal["mcap", "sqlite3"], typer.Option(help="Of the rosbag2.")] = "mcap",
+) -> None:
+    """Write a recording with the topics, distorted unsynchronised cameras and clock of another car, for `replay`."""
+    from dataclasses import replace
+
+    from efficientgen.eval.foreign_bag import make_foreign_bag
+    from efficientgen.worldsim.scenario import load_scenario
+
+    with _progress() as progress:
+        task = progress.add_task("driving and filming", total=100)
+        shorter = replace(load_scenario(scenario), duration_s=seconds)
+        bag, rig = make_foreign_bag(
+            out, shorter, seed, storage, lambda done: progress.update(task, completed=round(100 * done))
+        )
+    print(f"efficientgen replay {bag} --rig {rig} --planner nano-ddrive")

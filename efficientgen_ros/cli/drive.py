@@ -16,19 +16,23 @@ from rich.table import Table
 
 from efficientgen import share
 from efficientgen.planning.load import CONSTANT_VELOCITY, DEFAULT, EXPERT, load_planner, model_directory
+from efficientgen_ros.cli.rerun import drive_again, taken_up, told
+from efficientgen_ros.cli.worlds import WORLDS, check_options, make_world, require_cameras
 
 if TYPE_CHECKING:
     from efficientgen.eval.metrics import Metrics
+    from efficientgen.eval.rerun import Recording
     from efficientgen.eval.step_log import Step, StepLog
     from efficientgen.worldsim.scenario import Scenario
 
 DEFAULT_SCENARIOS = ("maple_right", "birch_people")
 LAYOUT = "launch/foxglove/drive.json"
-MODES, WORLDS = ("sync", "latency", "realtime"), ("reference",)
+MODES = ("sync", "latency", "realtime")
 ROS_MODES = ("sync", "realtime")
 
 
 def drive_command(
+    context: typer.Context,
     scenario: Annotated[list[str], typer.Argument(help="Scenarios; `efficientgen scenarios` lists them.")] = None,  # type: ignore[assignment]
     planner: Annotated[
         str, typer.Option(help="nano-ddrive, fast-ddrive, fast-dvlm, expert, constant-velocity.")
@@ -42,7 +46,9 @@ def drive_command(
         int, typer.Option(min=1, max=64, help="Trajectories sampled and averaged per plan; 1: greedy.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of traffic, signals and houses.")] = 0,
-    world: Annotated[str, typer.Option(help="What draws the cameras: reference.")] = "reference",
+    world: Annotated[str, typer.Option(help="What draws the cameras: reference, sana-wm.")] = "reference",
+    world_dir: Annotated[Path | None, typer.Option(help="Weights of an imagined world (sana-wm, in process).")] = None,
+    world_device: Annotated[str, typer.Option(help="Where it runs; empty: the accelerator if there is one.")] = "",
     weather: Annotated[str, typer.Option(help="day, dusk, night, rain or fog; by default the scenario's own.")] = "",
     mode: Annotated[
         str,
@@ -60,6 +66,10 @@ def drive_command(
     picture: Annotated[
         Path | None, typer.Option(help="Also write a still of the first drive here (JPEG, at most 250 kB).")
     ] = None,
+    from_run: Annotated[
+        Path | None, typer.Option("--from", help="A recorded drive to take up again at --step, in this process.")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Of --from: the plan period (0.4 s) to take over at.")] = None,
     live: Annotated[bool, typer.Option("--live", help="Serve the drives for Foxglove while they run.")] = False,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of --live, on this host.")] = 8765,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -72,6 +82,14 @@ def drive_command(
 
     _check(mode, MODES, "--mode")
     _check(world, WORLDS, "--world")
+    recording: Recording | None = None
+    if from_run is not None or step is not None:
+        recording = taken_up(from_run, step, scenario or [], mode)
+        scenario, seed, in_process = scenario or [recording.log.scenario], recording.log.seed, True
+        weather = weather or recording.log.start.weather
+        source = context.get_parameter_source("planner")
+        planner = recording.log.planner if source is None or source.name == "DEFAULT" else planner
+    check_options(world, world_dir, in_process)
     if (mode == "latency") != bool(latency):
         raise typer.BadParameter("--mode latency and --latency (seconds, 'measured' or a profile) go together")
     if mode == "latency" and not in_process:
@@ -94,11 +112,14 @@ def drive_command(
     tuning: dict[str, Any] = {"recorder": {"live_port": port}} if live else {}
     model: dict[str, Any] = {"schema": schema, "decoder": decoder, "device": device, "dtype": dtype}
     tuning["planner"] = model | {"rollouts": rollouts}
+    drawn_by = make_world(world, world_dir, world_device) if in_process else None
     entries: list[Entry] = []
     with _progress(console) as progress:
         for each in scenarios:
-            if in_process:
-                log = _drive_here(each, seed, planner, checkpoint, tuning["planner"], latency, progress)
+            if recording is not None and step is not None:
+                log = drive_again(recording, step, each, planner, checkpoint, tuning["planner"], drawn_by, progress)
+            elif in_process:
+                log = _drive_here(each, seed, planner, checkpoint, tuning["planner"], latency, drawn_by, progress)
             else:
                 log = _drive_ros(each, seed, planner, checkpoint, world, mode, kill_planner_at, run, tuning, progress)
             entries.append(Entry(_keep(log, run), log))
@@ -107,7 +128,8 @@ def drive_command(
                     beside = _drive_plain(each, seed, other, progress)
                     entries.append(Entry(_keep(beside, run), beside, show=False))
         task = progress.add_task("report", total=None)
-        page = write_report(entries, run, progress=lambda words: progress.update(task, description=words))
+        facts = told(recording, step) if recording is not None and step is not None else {}
+        page = write_report(entries, run, facts=facts, progress=lambda words: progress.update(task, description=words))
         index = write_index(runs)
         progress.remove_task(task)
     if picture is not None:
@@ -162,17 +184,19 @@ def _drive_here(
     checkpoint: str,
     model: dict[str, Any],
     latency: str,
+    world: Any,
     progress: Progress,
 ) -> StepLog:
-    """The drive that the report shows, with its pictures, in this process."""
+    """The drive that the report shows, with its pictures, in this process; an imagined world notes what it cost."""
+    from dataclasses import replace
+
     from efficientgen.eval.latency import resolve
     from efficientgen.eval.runner import drive, measure_latency
-    from efficientgen.worldsim.reference.world import ReferenceWorld
 
     task = progress.add_task(f"{scenario.name} · {planner}", total=scenario.duration_s)
     began = time.monotonic()
     driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint, **model)
-    world = ReferenceWorld()
+    require_cameras(driver, world)
     log = drive(
         scenario,
         seed,
@@ -183,6 +207,8 @@ def _drive_here(
         mode="latency" if latency else "sync",
         latency=resolve(latency, lambda: measure_latency(driver, scenario, seed, world)) if latency else 0.0,
     )
+    if hasattr(world, "diagnostics"):
+        log = replace(log, notes=log.notes | {"world": world.diagnostics()})
     _done(log, scenario, began, progress, task)
     return log
 
@@ -243,10 +269,12 @@ def _keep(log: StepLog, run: Path) -> Metrics:
     from dataclasses import replace
 
     from efficientgen.eval.metrics import score
+    from efficientgen.eval.rerun import origin
     from efficientgen.eval.store import run_directory, save
 
     metrics = score(log)
     bare = replace(log, steps=tuple(replace(step, frames=None) for step in log.steps))
+    bare = replace(bare, notes={**bare.notes, **origin(log.scenario)})
     save(bare, run_directory(run.parent, run.name, log) / "log", metrics)
     return metrics
 

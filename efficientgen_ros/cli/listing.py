@@ -10,7 +10,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from efficientgen.planning.load import CONSTANT_VELOCITY, EXPERT, LOG_REPLAY, WEIGHTS, shipped_models
+from efficientgen.planning.load import (
+    ADAPTER,
+    CONSTANT_VELOCITY,
+    EXPERT,
+    LOG_REPLAY,
+    WEIGHTS,
+    shipped_adapters,
+    shipped_models,
+)
 from efficientgen.planning.releases import FILES, OPTIONAL_FILES, RELEASES
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -36,6 +44,11 @@ def models_command(as_json: AsJson = False) -> None:
         config = json.loads((directory / "config.json").read_text())
         size = (directory / WEIGHTS).stat().st_size / 2**20
         kind = f"shipped: {config['architectures'][0]}, schema {config.get('schema')}"
+        rows.append({"name": directory.name, "kind": kind, "size_mib": round(size, 1), "path": str(directory)})
+    for directory in shipped_adapters():
+        base = json.loads((directory / "config.json").read_text())["adapter"]["base"]
+        size = (directory / ADAPTER).stat().st_size / 2**20
+        kind = f"shipped: answers questions (`efficientgen ask`), an adapter over {base}; drives nothing"
         rows.append({"name": directory.name, "kind": kind, "size_mib": round(size, 1), "path": str(directory)})
     if as_json:
         print(json.dumps(rows, indent=2))

@@ -50,6 +50,9 @@ def test_lists():
         (("eval", "closed-loop", "--planner", "expert", "--mode", "latency", "--latency", "soon"), "one of"),
         (("eval", "latency-curve", "--planner", "expert", "--latencies", "0,-1"), "within 0 and 60"),
         (("drive", "maple_red", "--mode", "latency", "--latency", "0.3"), "add --in-process"),
+        (("replay", "no/such/bag", "--rig", "no/such/rig.yaml"), "docs/replay.md"),
+        (("drive", "--step", "3"), "go together"),
+        (("drive", "--from", "no/such/run", "--step", "3"), "keeps one per drive"),
         (("data", "render", "--logs", "no/such/logs"), "data record"),
         (("train", "planner", "--data", "no/such/set"), "data record"),
     ],
@@ -125,3 +128,27 @@ def test_honesty_compares_conditions_and_both_ways_to_drive(tmp_path: Path):
     told = json.loads(result.stdout)
     assert len(told["conditions"]) == 4 and len({c["driving_score"]["mean"] for c in told["conditions"].values()}) == 1
     assert told["same_drive"] == {"plain AR": [True], "ROS 2 nodes": [True]} and told["answers"] == {}
+
+
+def test_replay_of_a_foreign_recording(tmp_path):
+    import yaml
+
+    from tests.eval.foreign import record, rig
+
+    record(tmp_path / "car", 5.0, kind="jpeg", cameras=("FRONT",))
+    (tmp_path / "rig.yaml").write_text(yaml.safe_dump(rig("jpeg", cameras=("FRONT",))))
+    given = ("replay", str(tmp_path / "car"), "--rig", str(tmp_path / "rig.yaml"), "--out", str(tmp_path / "out"))
+    result = run(*given, "--planner", "constant-velocity", "--json")
+    assert result.returncode == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["planned"] >= 2 and Path(told["report"]).exists() and told["command"]["source"].startswith("topic")
+
+
+def test_a_drive_taken_up_again(tmp_path):
+    given = ("--planner", "constant-velocity", "--no-baselines", "--runs", str(tmp_path))
+    first = run("drive", "birch_red", "--in-process", "--json", *given)
+    assert first.returncode == 0, first.stderr
+    (made,) = (p for p in tmp_path.iterdir() if p.is_dir())
+    again = run("drive", "--from", str(made), "--step", "20", "--no-baselines", "--runs", str(tmp_path / "again"))
+    assert again.returncode == 0 and "as recorded, to the bit" in again.stdout, again.stdout + again.stderr
+    assert run("drive", "--from", str(made), "--step", "999").returncode == 2

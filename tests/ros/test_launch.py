@@ -1,4 +1,4 @@
-"""`drive.launch.py` against a recording stand-in for `launch` and `launch_ros`, and the real ones if present."""
+"""The launch files against a recording stand-in for `launch` and `launch_ros`, and the real ones if present."""
 
 import importlib.util
 import sys
@@ -6,9 +6,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 from efficientgen import share
+from efficientgen_ros import foreign
 from efficientgen_ros.bringup import ARGUMENTS, NODES, PROFILE
+from efficientgen_ros.parameters import check_all
 
 
 class Recorded:
@@ -41,21 +44,25 @@ def recorder(name: str):
     return lambda *args, **kwargs: Recorded(name, args, kwargs)
 
 
-def load_launch_file():
-    spec = importlib.util.spec_from_file_location("drive_launch", share("launch/drive.launch.py"))
+def load_launch_file(name="drive"):
+    spec = importlib.util.spec_from_file_location(f"{name}_launch", share(f"launch/{name}.launch.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture
-def entities(monkeypatch):
+def stand_in(monkeypatch):
     pytest.importorskip("lifecycle_msgs")
     for module_name, names in USED.items():
         module = ModuleType(module_name)
         for name in names:
             setattr(module, name, recorder(name))
         monkeypatch.setitem(sys.modules, module_name, module)
+
+
+@pytest.fixture
+def entities(stand_in):
     return load_launch_file().generate_launch_description().args[0]
 
 
@@ -106,10 +113,28 @@ def test_dds_stays_on_this_host_and_the_drive_ends_with_a_required_node(entities
     assert watched == {spec.name for spec in NODES if spec.required}
 
 
-def test_real_launch_accepts_the_file():
+def test_the_planner_alone_takes_a_rig_and_is_led_to_active(stand_in):
+    entities = load_launch_file("planner").generate_launch_description().args[0]
+    declared = {entity.args[0]: entity.kwargs for entity in named(entities, "DeclareLaunchArgument")}
+    assert set(declared) == {argument.name for argument in foreign.ARGUMENTS}
+    assert "default_value" not in declared["rig"] and all(kwargs["description"] for kwargs in declared.values())
+    (node,) = named(entities, "LifecycleNode")
+    shipped, filled = node.kwargs["parameters"]
+    assert node.kwargs["executable"] == "foreign_planner_node" and shipped.endswith("planner.yaml")
+    assert set(filled) == set(declared)
+    assert [e.kwargs["event"].kwargs["transition_id"] for e in named(entities, "EmitEvent")] == [1]
+    handlers = [handler.args[0] for handler in named(entities, "RegisterEventHandler")]
+    goals = {handler.kwargs.get("goal_state") for handler in handlers}
+    assert goals == {None, "inactive", "unconfigured"}, "activated when configured, ended when refused or gone"
+    held = yaml.safe_load(share(foreign.CONFIG).read_text())
+    check_all("foreign_planner", held["planner"]["ros__parameters"])
+
+
+@pytest.mark.parametrize(("name", "arguments"), [("drive", ARGUMENTS), ("planner", foreign.ARGUMENTS)])
+def test_real_launch_accepts_the_file(name, arguments):
     pytest.importorskip("launch_ros")
     from launch.actions import DeclareLaunchArgument
 
-    entities = load_launch_file().generate_launch_description().entities
+    entities = load_launch_file(name).generate_launch_description().entities
     declared = {entity.name for entity in entities if isinstance(entity, DeclareLaunchArgument)}
-    assert declared == {argument.name for argument in ARGUMENTS}
+    assert declared == {argument.name for argument in arguments}

@@ -1,7 +1,7 @@
 """The tensors of a model directory by name, shape and dtype, read from headers before anything is allocated.
 
-One `model.safetensors`, or shards that `model.safetensors.index.json` lists.  The index is untrusted: it may name plain
-files of its own directory only, and what it says must be what the shards hold.  Pickled weights are never opened.
+One safetensors file, or shards that `<file>.index.json` lists.  The index is untrusted: it may name plain files of its
+own directory only, and what it says must be what the shards hold.  Pickled weights are never opened here.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from efficientgen.planning.config_json import CheckpointError
-from efficientgen.planning.layouts import our_name
-from efficientgen.planning.load import WEIGHTS
-
-INDEX = f"{WEIGHTS}.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 PLAIN = re.compile(r"[\w.+-]{1,200}\.safetensors", re.ASCII)  # a file name: no separator, no drive, no root
 TOLD = 3  # names that a message lists
+
+
+class CheckpointError(ValueError):
+    """A model directory that cannot be loaded; the message says which file and what to do."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +36,30 @@ class Stored:
     dtype: str  # as safetensors writes it: F32, BF16, F8_E4M3, ...
 
 
-def stored_tensors(directory: Path) -> dict[str, Stored]:
+def index_of(weights: str) -> str:
+    """The file that lists the shards of `weights`."""
+    return f"{weights}.index.json"
+
+
+def stored_tensors(directory: Path, weights: str, our_name: Callable[[str], str | None]) -> dict[str, Stored]:
     """Every tensor of a model directory under our name.
+
+    Args:
+        weights: the file's name where there is a single one, as `model.safetensors`.
+        our_name: what a stored tensor is called here; None for one that is not wanted.
 
     Raises:
         CheckpointError: weights are missing, pickled or damaged, the index lies or leaves the directory, or two tensors
             have one name.
     """
-    single, index = directory / WEIGHTS, directory / INDEX
+    single, index = directory / weights, directory / index_of(weights)
     if single.exists():
-        return _merged([_header(single)])
+        return _merged([_header(single)], our_name)
     if not index.exists():
-        raise CheckpointError(_what_is_there_instead(directory))
+        raise CheckpointError(_what_is_there_instead(directory, weights))
     listed = _read_index(index)
     headers = [_header(directory / name) for name in sorted(set(listed.values()))]
-    tensors = _merged(headers)
+    tensors = _merged(headers, our_name)
     held = {tensor.name: tensor.path.name for header in headers for tensor in header}
     if wrong := sorted(name for name in listed.keys() | held.keys() if listed.get(name) != held.get(name)):
         raise CheckpointError(f"{index} does not say what the shards hold: {some(wrong)}; fetch index and shards again")
@@ -78,7 +86,7 @@ def some(names: list[str]) -> str:
     return ", ".join(name[:120] for name in names[:TOLD]) + more
 
 
-def _merged(headers: list[list[Stored]]) -> dict[str, Stored]:
+def _merged(headers: list[list[Stored]], our_name: Callable[[str], str | None]) -> dict[str, Stored]:
     out: dict[str, Stored] = {}
     for header in headers:
         for tensor in header:
@@ -101,7 +109,7 @@ def _header(path: Path) -> list[Stored]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             return [Stored(path, n, tuple(s.get_shape()), str(s.get_dtype())) for n, s in slices.items()]
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing, though {INDEX} names it; fetch that shard") from error
+        raise CheckpointError(f"{path} is missing, though the index beside it names it; fetch that shard") from error
     except (SafetensorError, OSError) as error:
         raise _damaged(path, error) from error
 
@@ -142,13 +150,13 @@ def _inside(shard: Path, directory: Path) -> bool:
     return target.parent in (home, blobs)
 
 
-def _what_is_there_instead(directory: Path) -> str:
+def _what_is_there_instead(directory: Path, weights: str) -> str:
     names = sorted(p.name for p in directory.iterdir()) if directory.is_dir() else []
     if shards := [n for n in names if n.endswith(".safetensors")]:
-        return f"{directory} has {len(shards)} shards ({some(shards)}) but no {INDEX}; fetch that file too"
+        return f"{directory} has {len(shards)} shards ({some(shards)}) but no {index_of(weights)}; fetch that file too"
     if pickles := [n for n in names if n.endswith(PICKLES)]:
         return (
-            f"{directory} has no {WEIGHTS}, only pickled weights ({some(pickles)}), which can run code and are not "
+            f"{directory} has no {weights}, only pickled weights ({some(pickles)}), which can run code and are not "
             "opened; convert them to safetensors where you trust them, or fetch that revision"
         )
-    return f"{directory} has no {WEIGHTS}: is it a model directory? `efficientgen models` lists some"
+    return f"{directory} has no {weights}: is it a model directory? `efficientgen models` lists some"

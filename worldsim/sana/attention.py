@@ -1,0 +1,175 @@
+"""Self-attention of SANA-WM (arXiv 2605.15178): a main branch and a camera branch over the same tokens.
+
+Both branches of a recurrent block run the frame-wise gated delta rule (`kernels/frame_gdn.py`) with the same gates beta
+and decay; those of a softmax block attend by softmax.  The main branch knows positions by rotary embedding, the camera
+branch by each token's ray (UCPE).  Their sum passes one output gate and one projection.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from efficientgen.kernels.frame_gdn import frame_gdn
+from efficientgen.worldsim.sana.config import SanaConfig
+from efficientgen.worldsim.sana.position import Positions, capped, rotate, transform
+from efficientgen.worldsim.sana.state import RecurrentState, StreamState, WindowState, remembered, visible
+
+NORM_EPS = 1e-5
+SMALLEST = 1e-6  # norm of a key
+FLASH_DIMS = (32, 64, 128, 256)  # the release pads the camera heads to one of these, and scales by the padded width
+
+
+class TemporalConv(nn.Module):
+    """Depthwise over time with the same taps to both sides, the frame itself counted once."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels, 1, kernel))
+
+    def forward(self, x: Tensor, chunks: tuple[int, ...], before: Tensor | None, across: bool) -> Tensor:
+        """(B, T, S, C); later frames count within a chunk only, earlier ones over chunk borders where `across`.
+
+        Args:
+            before: the kernel - 1 frames before the first; None: zeros.
+        """
+        taps = self.weight[:, 0].flip(-1).to(x.dtype)  # (C, K), [:, j] weighs the frame j away
+        frames, reach = x.shape[1], taps.shape[1] - 1
+        nothing = torch.zeros_like(x[:, :1]).expand(-1, reach, -1, -1)
+        padded = torch.cat([nothing if before is None else before, x, nothing], 1)
+        out = x * taps[:, 0]
+        for j in range(1, reach + 1):
+            past, future = padded[:, reach - j : reach - j + frames], padded[:, reach + j : reach + j + frames]
+            if len(chunks) > 1:
+                chunk = torch.repeat_interleave(torch.arange(len(chunks)), torch.tensor(chunks))
+                same = F.pad((chunk[j:] == chunk[:-j]).to(x), (0, min(j, frames)))[:frames, None, None].to(x.device)
+                future = future * same
+                past = past if across else past * same.roll(j, 0)
+            out = out + (past + future) * taps[:, j]
+        return out
+
+
+class DualBranchAttention(nn.Module):
+    """Main and camera branch; recurrent, or softmax every n-th block."""
+
+    def __init__(self, config: SanaConfig, recurs: bool) -> None:
+        super().__init__()
+        width, self.heads, self.recurs = config.hidden_size, config.heads, recurs
+        self.sink_token, self.window = config.sink_token, config.window
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_proj_cam, self.k_proj_cam, self.v_proj_cam = (nn.Linear(width, width) for _ in range(3))
+        self.q_norm, self.k_norm, self.q_norm_cam, self.k_norm_cam = (nn.RMSNorm(width, eps=NORM_EPS) for _ in range(4))
+        self.output_gate, self.out_proj_cam, self.proj = (nn.Linear(width, width) for _ in range(3))
+        nn.init.zeros_(self.out_proj_cam.weight)
+        nn.init.zeros_(self.out_proj_cam.bias)
+        if recurs:
+            self.beta_proj, self.gate_proj = nn.Linear(width, self.heads), nn.Linear(width, self.heads)
+            self.A_log = nn.Parameter(torch.empty(self.heads).uniform_(1, 16).log())
+            steps = torch.empty(self.heads).uniform_(-6.9, -2.3).exp()  # 0.001 to 0.1, log-uniform
+            self.dt_bias = nn.Parameter(steps.expm1().log())  # the inverse of softplus
+            self.conv_k = TemporalConv(width, config.conv_kernel_size)
+            self.conv_k_cam = TemporalConv(width, config.conv_kernel_size)
+            for conv in (self.conv_k, self.conv_k_cam):  # the frame itself
+                nn.init.ones_(conv.weight[:, :, -1])
+
+    def forward(
+        self, x: Tensor, where: Positions, chunks: tuple[int, ...], stream: StreamState | None, index: int, save: bool
+    ) -> tuple[Tensor, RecurrentState | WindowState | None]:
+        """(B, T, S, C) to the same, and where `save` the state of this block, the `index`-th, after the last frame."""
+        carried = None if stream is None else stream.blocks[index].attention
+        main = tuple(self.qkv(x).chunk(3, -1))
+        camera = (self.q_proj_cam(x), self.k_proj_cam(x), self.v_proj_cam(x))
+        state: RecurrentState | WindowState | None
+        if self.recurs:
+            assert carried is None or isinstance(carried, RecurrentState)
+            out, seen, state = self._recur(x, main, camera, where, chunks, carried, save)
+        else:
+            assert carried is None or isinstance(carried, WindowState)
+            out, seen, state = self._attend(main, camera, where, chunks, carried, stream, save)
+        seen = transform(seen.to(x.dtype), where.ray_from_world, where.camera, back=True)
+        out = out.to(x.dtype).flatten(3) + self.out_proj_cam(seen.flatten(3))
+        return self.proj((out * F.silu(self.output_gate(x).float())).to(x.dtype)), state
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))  # (B, T, S, H, D)
+
+    def _recur(
+        self, x: Tensor, main: tuple[Tensor, ...], camera: tuple[Tensor, ...], where: Positions,
+        chunks: tuple[int, ...], carried: RecurrentState | None, save: bool,
+    ) -> tuple[Tensor, Tensor, RecurrentState | None]:  # fmt: skip
+        """Gated delta rule, fp32 (B, T, S, H, D) of both branches.  The camera keys' convolution carries no state."""
+        beta = self.beta_proj(x).sigmoid()  # (B, T, S, H)
+        gate = self.gate_proj(x.mean(2)).float()
+        decay = (-self.A_log.float().exp() * F.softplus(gate + self.dt_bias.float())).exp()  # (B, T, H)
+        scale = (x.shape[2] * x.shape[3] // self.heads) ** -0.5  # D^-1/2 S^-1/2, or the recurrence diverges
+
+        q, raw, v = main
+        k = self.conv_k(raw, chunks, None if carried is None else carried.keys, across=True)
+        q, k = self._heads(self.q_norm(q).relu()), self._heads(self.k_norm(k).relu()) * scale
+        out, after = frame_gdn(
+            rotate(q, where.main), rotate(k, where.main), self._heads(v), beta, decay,
+            mass=(q, k), state=None if carried is None else carried.main, chunks=chunks,
+        )  # fmt: skip
+
+        q, k, v = camera
+        k = self.conv_k_cam(k, chunks, None, across=False)
+        q, k = self._heads(self.q_norm_cam(q).relu()), self._heads(self.k_norm_cam(k).relu()) * scale
+        length = k.norm(dim=-1).clamp_min(SMALLEST)
+        q, k, v = self._into_world(q, k, self._heads(v), where)
+        inflation = (k.norm(dim=-1).clamp_min(SMALLEST) / length).square().mean(2, keepdim=True)  # (B, T, 1, H)
+        seen, after_seen = frame_gdn(
+            q, k, v, beta / inflation.clamp_min(1.0), decay,
+            state=None if carried is None else carried.camera, chunks=chunks,
+        )  # fmt: skip
+        return out, seen, RecurrentState(after, after_seen, self._last_keys(raw, carried)) if save else None
+
+    def _last_keys(self, raw: Tensor, carried: RecurrentState | None) -> Tensor:
+        reach = self.conv_k.weight.shape[-1] - 1
+        before = torch.zeros_like(raw[:, :1]).expand(-1, reach, -1, -1) if carried is None else carried.keys
+        return torch.cat([before, raw], 1)[:, raw.shape[1] :].clone()
+
+    @staticmethod
+    def _into_world(q: Tensor, k: Tensor, v: Tensor, where: Positions) -> tuple[Tensor, Tensor, Tensor]:
+        """UCPE: queries by P^T, keys and values by P^-1, none longer than it was."""
+        forward = where.ray_from_world.transpose(-1, -2)
+        q_, k_, v_ = (
+            capped(transform(x, matrix, where.camera), x)
+            for x, matrix in ((q, forward), (k, where.world_from_ray), (v, where.world_from_ray))
+        )
+        return q_, k_, v_
+
+    def _attend(
+        self, main: tuple[Tensor, ...], camera: tuple[Tensor, ...], where: Positions, chunks: tuple[int, ...],
+        carried: WindowState | None, stream: StreamState | None, save: bool,
+    ) -> tuple[Tensor, Tensor, WindowState | None]:  # fmt: skip
+        """Softmax attention (B, T, S, H, D) of both branches over the remembered frames and the chunk's own."""
+        q, k, v = main
+        q, k = self._heads(self.q_norm(q)), self._heads(self.k_norm(k))
+        q, k, v = rotate(q, where.main), rotate(k, where.main), self._heads(v)
+        q_cam, k_cam, v_cam = camera
+        q_cam, k_cam = self._heads(self.q_norm_cam(q_cam)), self._heads(self.k_norm_cam(k_cam))
+        q_cam, k_cam, v_cam = self._into_world(q_cam, k_cam, self._heads(v_cam), where)
+        held: tuple[Tensor, ...] = (k, v, k_cam, v_cam)
+        if carried is not None:
+            before = (carried.keys, carried.values, carried.camera_keys, carried.camera_values)
+            held = tuple(torch.cat(pair, 1) for pair in zip(before, held, strict=True))
+        mask = None
+        if len(chunks) > 1:
+            mask = visible(chunks, self.sink_token, self.window, q.device)
+            mask = mask.repeat_interleave(q.shape[2], 0).repeat_interleave(q.shape[2], 1)
+        dim = q.shape[-1]
+        out = _softmax(q, held[0], held[1], mask, dim)
+        padded = dim if dim in FLASH_DIMS or dim > 256 else 128 if dim < 128 else 256
+        seen = _softmax(q_cam, held[2], held[3], mask, padded)
+        if not save:
+            return out, seen, None
+        sink = (chunks[0] if self.sink_token else 0) if stream is None else stream.sink
+        return out, seen, WindowState(*(remembered(x, sink, self.window) for x in held))
+
+
+def _softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dim: int) -> Tensor:
+    """(B, T, S, H, D) queries over all tokens of (B, F, S, H, D) keys and values, scaled by dim^-1/2."""
+    q_, k_, v_ = (x.flatten(1, 2).transpose(1, 2) for x in (q, k, v))  # (B, H, N, D)
+    out = F.scaled_dot_product_attention(q_, k_, v_, attn_mask=mask, scale=dim**-0.5)
+    return out.transpose(1, 2).unflatten(1, q.shape[1:3])
