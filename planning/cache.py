@@ -63,6 +63,8 @@ class KVCache:
             mask = F.pad(mode, (start, 0), value=True)
         elif mode == "causal" and rows > 1:
             mask = torch.ones(rows, end, dtype=torch.bool, device=self.store.device).tril_(start)
+        if mask is not None:  # what attention would make of it in every layer, once
+            mask = torch.zeros(mask.shape, dtype=self.store.dtype, device=mask.device).masked_fill_(~mask, -torch.inf)
 
         def attend(layer: int) -> LayerAttend:
             keys, values = self.store[layer, 0, :, :, : end + behind], self.store[layer, 1, :, :, : end + behind]

@@ -21,7 +21,7 @@ from efficientgen.planning.checkpoint import CheckpointError, load_model, read_c
 from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.decode import DECODERS, Answer, Counts, TemplateOnDevice
 from efficientgen.planning.drive_prompt import DrivePrompt, default_prompt, drive_prompt_ids, load_prompt
-from efficientgen.planning.model import VisionLanguageModel, position_ids
+from efficientgen.planning.model import VisionLanguageModel, lay_out_for_cpu, position_ids
 from efficientgen.planning.prompt import ego_numbers, prompt_ids
 from efficientgen.planning.rollouts import decode_rollouts, gumbel_noise, read_rollouts
 from efficientgen.planning.schema import SECTIONS, WOD_E2E, compile_template
@@ -117,6 +117,8 @@ class DDrive:
         tokenizer = load_tokenizer(directory)  # what costs nothing first, the gigabytes last
         view = view_of(schema, directory) if schema else None
         model = load_model(directory, dtype, device)
+        if torch.device(device).type == "cpu":
+            lay_out_for_cpu(model)
         view = view or view_of(_schema_name(model.config), directory)
         prompt = None if view.paired else load_prompt(directory, held, view.schema)
         name = directory.resolve().name

@@ -9,7 +9,7 @@ written once, for both.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ OPEN = -1  # in `scaffold`: the model writes here
 class Counts:
     """What a decode cost, prefill apart; scaffold costs nothing.
 
+    `verified` holds (start, length, kept) of every block that a verifier read, its first token included.
     `cycles` are rounds of draft and verify, or denoising passes.  `drafted` value tokens were proposed, `accepted` of
     those kept: by the verifier, or in block diffusion by their confidence.  The answer holds `values`.
     """
@@ -34,6 +35,7 @@ class Counts:
     drafted: int = 0
     accepted: int = 0
     values: int = 0
+    verified: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,14 @@ class Form:
         stop: int | None = None,
     ):
         self.scaffold, self.allow, self.penalty, self.blocks, self.stop = scaffold, allow, penalty, blocks, stop
+        self.rows = torch.tensor(allow, dtype=torch.long, device=penalty.device)  # (L,)
 
     def __len__(self) -> int:
         return len(self.scaffold)
 
     def allowed(self, logits: Tensor, first: int) -> Tensor:
         """Logits (n, V) of positions first, first + 1, ... with what their allow-lists leave out at -inf."""
-        rows = torch.tensor(self.allow[first : first + len(logits)], dtype=torch.long, device=logits.device)
-        return logits + self.penalty[rows]
+        return logits + self.penalty[self.rows[first : first + len(logits)]]
 
     def pick(self, logits: Tensor, first: int) -> list[int]:
         """Greedy tokens of positions first, first + 1, ... from their logits (n, V); scaffold positions give theirs."""

@@ -197,3 +197,4 @@ def tally(counts: Counts, form: Form, i: int, length: int, keep: int) -> None:
     """Enter a verified block of `length` tokens from position i, `keep` of which stay; its first was not drafted."""
     counts.drafted += form.values(i + 1, i + length)
     counts.accepted += form.values(i + 1, i + keep)
+    counts.verified.append((i, length, keep))

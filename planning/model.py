@@ -9,6 +9,7 @@ Shapes: B rows, L tokens, H heads, D head width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -138,18 +139,36 @@ def mrope(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Te
     Frequencies are dealt to time, height and width in contiguous sections (Qwen2.5-VL, `mrope_section`).
     Without sections all belong to the first axis, which is plain RoPE; on text, with its axes alike, both are the same.
     """
-    half = config.head_dim // 2
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=positions.device) / config.head_dim
-    inv_freq = (1.0 / config.rope_theta**steps).to(wide)
-    sections = config.mrope_section or (half, 0, 0)
-    axis = torch.repeat_interleave(torch.arange(3), torch.tensor(sections)).to(positions.device)
-    if len(axis) != half:
-        raise ValueError(f"mrope_section {sections} must sum to half of head_dim {config.head_dim}")
+    axis, inv_freq = _frequencies(config, wide, positions.device)
     angle = positions.to(wide)[axis].movedim(0, -1) * inv_freq  # (L, half) or (B, L, half)
     angle = torch.cat((angle, angle), -1)
     angle = angle[None, None] if angle.dim() == 2 else angle[:, None]
     return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept: the first caller may be a planner, the next a training step
+def _frequencies(config: TextConfig, wide: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of each half-width: the axis whose positions it turns with, and its frequency; (D / 2,) each."""
+    half = config.head_dim // 2
+    steps = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
+    sections = config.mrope_section or (half, 0, 0)
+    axis = torch.repeat_interleave(torch.arange(3), torch.tensor(sections)).to(device)
+    if len(axis) != half:
+        raise ValueError(f"mrope_section {sections} must sum to half of head_dim {config.head_dim}")
+    return axis, (1.0 / config.rope_theta**steps).to(wide)
+
+
+def lay_out_for_cpu(model: nn.Module) -> None:
+    """Store the weights of widening Linears input-major; shapes, names and what is saved stay.
+
+    A CPU multiplies a few rows with them faster that way, with the same sums from a few rows on; narrowing ones gain
+    nothing, and lose with one row.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear) and layer.out_features > layer.in_features:
+            layer.weight.data = layer.weight.data.t().contiguous().t()
 
 
 def position_ids(ids: list[int], grids: tuple[Grid, ...], config: ModelConfig) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -44,3 +44,81 @@ def eval_command(
         spread = f"{row['lowest']:,.0f} .. {row['highest']:,.0f}"
         table.add_row(row["name"], f"{row['rate']:,.0f}", spread, f"{row['target']:,.0f}" if row["target"] else "")
     Console().print(table)
+
+
+@app.command("planner")
+def planner_command(
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    shape: Annotated[
+        Literal["nano", "3b"], typer.Option(help="nano: the shipped planner; 3b: the released shape, random weights.")
+    ] = "nano",
+    checkpoint: Annotated[str, typer.Option(help="A model directory to measure instead of the shipped one.")] = "",
+    dtype: Annotated[str, typer.Option(help="Default: float32 on a CPU, else bfloat16.")] = "",
+    threads: Annotated[int, typer.Option(min=1, help="Of this process.")] = 1,
+    plans: Annotated[int, typer.Option(min=1, help="Timed plans of each decoder, one observation each.")] = 20,
+    decoder: Annotated[list[str], typer.Option(help="Only these, beside ar, ar-jump and scaffold-spec.")] = [],  # noqa: B006
+    rollouts: Annotated[list[int], typer.Option(min=2, help="Sampled trajectories per plan.")] = [4, 8],  # noqa: B006
+    context: Annotated[list[int], typer.Option(min=1, help="Of the single forwards, tokens.")] = [],  # noqa: B006
+    repeats: Annotated[int, typer.Option(min=1, help="Of every single forward.")] = 20,
+    stock: Annotated[int, typer.Option(min=0, help="Plans of stock transformers; 0: none. Uncached: half.")] = 4,
+    observations: Annotated[
+        Path | None, typer.Option(help="File of observations: read if it is there, else driven and kept there.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drives.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the result here as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """A planner term by term: vision, prefill, forwards, every decoder, rollouts; beside stock transformers."""
+    from efficientgen.eval import bench_observations as seen
+    from efficientgen.eval.bench_planner import NothingToMeasureError, bench_planner, table
+    from efficientgen.eval.bench_subject import RANDOM, nano_subject, random_subject
+    from efficientgen.eval.provenance import checkpoint_sha256, provenance
+    from efficientgen.eval.results import write_json
+    from efficientgen.planning.decode import DECODERS
+    from efficientgen.planning.load import DEFAULT
+
+    if unknown := [name for name in decoder if name not in DECODERS]:
+        raise NothingToMeasureError(f"no decoder '{unknown[0]}'; choose of {', '.join(DECODERS)}")
+    if shape == "3b" and checkpoint:
+        raise NothingToMeasureError("--shape 3b has random weights; to measure a checkpoint, leave --shape out")
+    big = shape == "3b"
+    if big:
+        planner = random_subject(device, dtype, threads, copies=2 if stock else 1)
+    else:
+        planner = nano_subject(checkpoint, device, dtype, threads)
+    with Console(stderr=True).status("driving") as status:
+        if observations is not None and observations.exists():
+            looked_at = seen.load_observations(observations, plans + 1)
+        else:
+            looked_at = seen.held_out_observations(plans + 1, seed)
+            if observations is not None:
+                seen.save_observations(looked_at, observations)
+        measured = bench_planner(
+            planner,
+            looked_at,
+            decoders=decoder or tuple(DECODERS),
+            rollouts=rollouts,
+            contexts=context or ((2048, 4096) if big else ()),
+            repeats=repeats,
+            stock_plans=(stock, -(-stock // 2)),
+            note=RANDOM if big else "",
+            on_step=status.update,
+        )
+    result: dict[str, Any] = {
+        "result": "bench-planner",
+        "shape": shape,
+        "settings": {"threads": threads, "plans": plans, "repeats": repeats, "stock": stock, "seed": seed},
+        "checkpoint": "" if big else checkpoint_sha256(DEFAULT, checkpoint),
+        **provenance(),
+        **measured,
+    }
+    if out is not None:
+        write_json(result, out)
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    head, *body = table(result)
+    shown = Table(*head, box=SIMPLE_HEAD, title=f"{result['planner']} on {device}, {threads} thread(s), {plans} plans")
+    for line in body:
+        shown.add_row(*line)
+    Console(width=max(120, Console().width)).print(shown)

@@ -1,0 +1,108 @@
+"""The stages of a plan one by one: vision, prefill, and a forward of R rows behind a context of C tokens.
+
+A forward reads every weight of the text tower once, and K and V of the context: its floor is those bytes over the speed
+of a copy measured in the same run.  The share of that speed which a forward reaches says what is left to gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from efficientgen.eval.bench_clock import Took, clock_of, spread, timed
+from efficientgen.perception.types import Observation
+from efficientgen.planning.cache import KVCache
+from efficientgen.planning.ddrive import DDrive
+from efficientgen.planning.model import VisionLanguageModel, position_ids
+
+ROWS = (1, 8, 16, 32, 64, 272)  # 272 = 16 x 17: fused draft and verify at block 16
+WARM_UP = 3
+
+
+def text_weights(model: VisionLanguageModel) -> int:
+    """Parameters that every row of a forward meets: the text tower's and the head's."""
+    weights = sum(p.numel() for p in model.model.language_model.parameters())
+    if not model.config.text.tie_word_embeddings:  # then embeddings are looked up row by row, and the head is read
+        weights += model.lm_head.weight.numel() - model.model.language_model.embed_tokens.weight.numel()
+    return weights
+
+
+def forward_bytes(model: VisionLanguageModel, context: int) -> int:
+    """What one forward has to read: the text tower and head, K and V of `context` tokens."""
+    text = model.config.text
+    held = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * context
+    return (text_weights(model) + held) * next(model.parameters()).element_size()
+
+
+@torch.inference_mode()
+def bench_forwards(
+    planner: DDrive, contexts: Sequence[int], rows: Sequence[int], repeats: int, copy_gb_s: float
+) -> Iterator[dict[str, Any]]:
+    """Causal forwards to logits of every row, over random K and V; new random rows each time."""
+    model, device, text = planner.model, planner.device, planner.model.config.text
+    for context in contexts:
+        cache = KVCache(text, context + max(rows), planner.dtype, device)
+        cache.store.normal_()
+        for count in rows:
+            positions = (context + torch.arange(count, device=device)).expand(3, -1)
+            took: list[Took] = []
+            for _ in range(WARM_UP + repeats):
+                embeds = torch.randn(1, count, text.hidden_size, device=device, dtype=planner.dtype)
+                cache.length = context
+                took.append(timed(device, partial(_forward, model, embeds, positions, cache))[1])
+            row = spread(took[WARM_UP:])
+            size = forward_bytes(model, context)
+            ms = row[f"{clock_of(device)}_ms"]["p50"]
+            rate, work = size / ms / 1e6, 2 * count * text_weights(model)
+            yield {
+                "rows": count,
+                "context": context,
+                **row,
+                "bytes": size,
+                "gb_s": rate,
+                "share_of_copy": rate / copy_gb_s,
+                "weight_gflop_s": work / ms / 1e6,
+            }
+
+
+@dataclass
+class Stages:
+    """What comes before decoding, measured by itself; `prompt` tokens."""
+
+    prompt: int
+    took: dict[str, list[Took]]
+
+    def told(self) -> dict[str, Any]:
+        return {"prompt_tokens": self.prompt} | {name: spread(took) for name, took in self.took.items()}
+
+
+@torch.inference_mode()
+def bench_stages(planner: DDrive, observations: Sequence[Observation]) -> Stages:
+    """Inputs (pictures to patches, prompt to tokens), vision and prefill of every observation, after one that warms."""
+    model, device = planner.model, planner.device
+    took: dict[str, list[Took]] = {"inputs": [], "vision": [], "prefill": []}
+    prompt = 0
+    for observation in (observations[-1], *observations):
+        (patches, grids, ids), inputs = timed(device, partial(planner.inputs, observation))
+        seen, vision = timed(device, partial(model.see, patches, grids))
+        positions = position_ids(ids, grids, model.config).to(device)
+        cache = KVCache(model.config.text, len(ids), planner.dtype, device)
+        embeds = model.embed(torch.tensor([ids], device=device), seen)
+        _, prefill = timed(device, partial(_prefill, model, embeds, positions, cache))
+        for name, each in zip(took, (inputs, vision, prefill), strict=True):
+            took[name].append(each)
+        prompt = len(ids)
+    return Stages(prompt, {name: each[1:] for name, each in took.items()})
+
+
+def _forward(model: VisionLanguageModel, embeds: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+    return model.logits(model(embeds, positions, cache.append("causal", embeds.shape[1])))
+
+
+def _prefill(model: VisionLanguageModel, embeds: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+    return model.logits(model(embeds, positions, cache.append("causal", embeds.shape[1]))[0, -1])
