@@ -115,7 +115,8 @@ class TextLM:
             ids += best[1]
             written += len(best[1])
         ids += self.tokenizer.encode(text[begin:])
-        return Written(self.tokenizer.decode(ids), ids, written, forwards)
+        end = self.tokenizer.id_of(IM_END)
+        return Written(self.tokenizer.decode([t for t in ids if t != end]), ids, written, forwards)
 
 
 @torch.inference_mode()

@@ -43,7 +43,9 @@ def models_command(as_json: AsJson = False) -> None:
     for directory in shipped_models():
         config = json.loads((directory / "config.json").read_text())
         size = (directory / WEIGHTS).stat().st_size / 2**20
-        kind = f"shipped: {config['architectures'][0]}, schema {config.get('schema')}"
+        schema = config.get("schema")
+        what = f"plans, schema {schema}" if schema else "writes text (`efficientgen text`), drives nothing"
+        kind = f"shipped: {config['architectures'][0]}, {what}"
         rows.append({"name": directory.name, "kind": kind, "size_mib": round(size, 1), "path": str(directory)})
     for directory in shipped_adapters():
         base = json.loads((directory / "config.json").read_text())["adapter"]["base"]
