@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import astuple, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ SCENARIOS = 4
 
 class ObservationFileError(ValueError):
     """A file that holds no observations, or too few."""
+
+
+class NoDrivesError(RuntimeError):
+    """Nothing to drive with on this machine."""
 
 
 class _Listener:
@@ -45,9 +50,21 @@ class _Listener:
 
 
 def held_out_observations(count: int, seed: int = 0) -> list[Observation]:
-    """`count` observations of nano-ddrive's own drives, spread over held-out scenarios; none comes twice."""
+    """`count` observations of nano-ddrive's own drives, spread over held-out scenarios; none comes twice.
+
+    Raises:
+        NoDrivesError: SUMO or Panda3D is not installed.
+    """
+    try:
+        import_module("efficientgen.worldsim.oracle")  # loads SUMO
+
+        from efficientgen.worldsim.reference.world import ReferenceWorld  # loads Panda3D
+    except ImportError as error:
+        raise NoDrivesError(
+            f"driving for observations needs SUMO and Panda3D ({error}): run once with --observations FILE on a "
+            "machine that has them, and give that file here"
+        ) from error
     from efficientgen.planning.load import DEFAULT, load_planner
-    from efficientgen.worldsim.reference.world import ReferenceWorld  # loads Panda3D
     from efficientgen.worldsim.scenario import load_scenario, scenario_names
 
     names = scenario_names("heldout")

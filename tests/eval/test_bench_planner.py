@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from dataclasses import replace
 
@@ -13,7 +14,13 @@ from typer.testing import CliRunner
 from efficientgen.eval import bench_subject
 from efficientgen.eval.bench_clock import Took, copy_bandwidth, spread, timed
 from efficientgen.eval.bench_forward import bench_forwards, forward_bytes
-from efficientgen.eval.bench_observations import ObservationFileError, load_observations, save_observations
+from efficientgen.eval.bench_observations import (
+    NoDrivesError,
+    ObservationFileError,
+    held_out_observations,
+    load_observations,
+    save_observations,
+)
 from efficientgen.eval.bench_planner import (
     AR,
     JUMP,
@@ -166,6 +173,12 @@ def test_observations_come_back_as_they_were(observations, tmp_path):
     path.write_bytes(b"PK nothing")
     with pytest.raises(ObservationFileError, match="remove it"):
         load_observations(path, 1)
+
+
+def test_without_a_simulator_a_file_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientgen.worldsim.oracle", None)
+    with pytest.raises(NoDrivesError, match="--observations FILE"):
+        held_out_observations(1)
 
 
 def test_three_billion_parameters_are_refused_where_they_do_not_fit(monkeypatch):
