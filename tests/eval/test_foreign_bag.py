@@ -28,6 +28,7 @@ def small(lens: Lens) -> Lens:
     return replace(lens, width=320, height=180, **shrunk, **centre)
 
 
+@pytest.mark.slow
 def test_the_planner_sees_the_town_through_foreign_cameras(tmp_path, monkeypatch):
     monkeypatch.setattr(foreign_bag, "RENDERED", (420, 240, 180.0))
     cameras = tuple(replace(camera, lens=small(camera.lens)) for camera in foreign_bag.CAR)
