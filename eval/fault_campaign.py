@@ -191,7 +191,7 @@ def run_job(job: Job) -> Record:
         twin_score=undisturbed.driving_score,
         injected=len(set(saboteur.touched.values())),
         outcomes=tuple(outcomes(log, twin, saboteur.faults, saboteur.touched, undisturbed)) if job.checked else (),
-        false_alarms=tuple(false_alarms(log, saboteur.touched) + false_alarms(twin)),
+        false_alarms=tuple(false_alarms(log, {*saboteur.changed, *saboteur.touched}) + false_alarms(twin)),
     )
 
 

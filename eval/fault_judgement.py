@@ -259,13 +259,13 @@ def _until(log: StepLog, stamp_ns: int) -> StepLog:
     return replace(log, steps=steps, end_reason=log.end_reason if len(steps) == len(log.steps) else "interrupted")
 
 
-def false_alarms(log: StepLog, touched: Iterable[int] = ()) -> list[str]:
-    """Findings about observations that no fault had changed."""
-    changed = set(touched)
+def false_alarms(log: StepLog, changed: Iterable[int] = ()) -> list[str]:
+    """Findings about observations that no fault had changed; `changed` are the stamps of those that one had."""
+    broken = set(changed)
     return [
         f"{log.scenario}/{log.seed} at {event['stamp_ns'] / NS:.1f} s: {event['text']}"
         for event in log.notes.get("events", ())
-        if "UnfitObservationError" in event["text"] and event["stamp_ns"] not in changed
+        if "UnfitObservationError" in event["text"] and event["stamp_ns"] not in broken
     ]
 
 

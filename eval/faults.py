@@ -178,7 +178,8 @@ class SilentPlannerError(RuntimeError):
 class Saboteur:
     """A `Planner` that drives as another one does, but for its faults; also the drive's `transform_observation`.
 
-    `touched` maps each stamp at which something was really changed to the index of its fault.
+    `touched` maps each stamp at which something was really changed to the index of its fault; `changed` holds the stamps
+    whose observation was, also those where it makes no difference (a camera that freezes while the car comes to rest).
     """
 
     def __init__(self, planner: Planner, faults: Sequence[Fault], parser: Truncator | None = None) -> None:
@@ -186,6 +187,7 @@ class Saboteur:
         self.name = getattr(planner, "name", type(planner).__name__)
         self.frames_per_camera = getattr(planner, "frames_per_camera", 2)
         self.touched: dict[int, int] = {}
+        self.changed: set[int] = set()
         self._true_ns: int | None = None  # of the observation that `transform` was given
         self._unasked: Observation | None = None  # what a hanging planner was asked first
         self._pictures: dict[str, CameraFrame] = {}  # the last ones before a freeze
@@ -194,6 +196,7 @@ class Saboteur:
     def reset(self, seed: int) -> None:
         self._seed = seed
         self.touched.clear()
+        self.changed.clear()
         self._unasked = None
         self._pictures.clear()
         self.planner.reset(seed)
@@ -205,8 +208,10 @@ class Saboteur:
             if fault.active(now) and KINDS[fault.kind].where in ("camera", "clock"):
                 leaps = fault.kind == "clock_jump"
                 changed = self._clock(fault, observation) if leaps else self._camera(fault, observation)
-                if changed is not observation and _harmful(fault, observation):
-                    self.touched[now] = i
+                if changed is not observation:
+                    self.changed.add(now)
+                    if _harmful(fault, observation):
+                        self.touched[now] = i
                 return changed
         self._pictures = {name: frames[-1] for name, frames in observation.cameras.items() if frames}
         return observation

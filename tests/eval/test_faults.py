@@ -24,6 +24,7 @@ from efficientgen.eval.step_log import StepLog
 from efficientgen.perception.types import CHUNK_NS, NS, Plan, SensorFrames, Source
 from efficientgen.planning.safety import Reason, SafetyParams, validate
 from tests.eval.synthetic import FakeOracle, FakePlanner, FakeWorld, ego_at, plan_along, road, scenario
+from tests.perception.test_health import observation
 
 FAULT_NS = handover_stamp(scenario()) + 4 * CHUNK_NS
 
@@ -99,6 +100,17 @@ def test_every_fault_is_caught(kind: str, size: float, turn: float, twin: StepLo
     assert false_alarms(log, saboteur.touched) == []
     after = [s.verdict.source for s in log.steps if s.stamp_ns >= fault.end_ns + 2 * CHUNK_NS]
     assert (Source.NOMINAL in after) is not KINDS[kind].lasting, "the drive goes on, unless the planner stays dead"
+
+
+def test_a_camera_that_freezes_while_the_car_creeps_is_changed_but_no_fault():
+    """So a finding about it is no false alarm, and its absence no escape."""
+    first, later = observation(speed=1.0), observation(speed=1.0)
+    later = replace(later, stamp_ns=later.stamp_ns + CHUNK_NS)
+    fault = Fault("frozen", later.stamp_ns, CHUNK_NS, 0.0, 0.0)
+    saboteur = Saboteur(FakePlanner(road()), (fault,))
+    saboteur.transform(first)
+    saboteur.transform(later)
+    assert saboteur.changed == {later.stamp_ns} and not saboteur.touched
 
 
 @pytest.mark.parametrize("kind", ["jump", "unreachable", "wrong_frame"])
