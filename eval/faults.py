@@ -178,8 +178,8 @@ class SilentPlannerError(RuntimeError):
 class Saboteur:
     """A `Planner` that drives as another one does, but for its faults; also the drive's `transform_observation`.
 
-    `touched` maps each stamp at which something was really changed to the index of its fault; `changed` holds the stamps
-    whose observation was, also those where it makes no difference (a camera that freezes while the car comes to rest).
+    `touched` maps each stamp at which something was really changed to the index of its fault; `changed` holds the
+    stamps whose observation was, also where that makes no difference (a camera freezes while the car comes to rest).
     """
 
     def __init__(self, planner: Planner, faults: Sequence[Fault], parser: Truncator | None = None) -> None:
