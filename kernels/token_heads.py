@@ -55,7 +55,8 @@ def rotated_heads(
 def heads_through_rays(
     x: Tensor, norm: tuple[Tensor, float] | None, matrix: Tensor, rotation: Tensor, heads: int, *, relu: bool = False,
     scale: float = 1.0, capped: bool = True, back: bool = False, dtype: torch.dtype | None = None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    measured: bool = False,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     """Tokens as heads taken through their rays (UCPE): first half by 4x4 matrices, second half turned.
 
     Args:
@@ -68,16 +69,18 @@ def heads_through_rays(
         dtype: of the result; None: x's.
 
     Returns:
-        (B, T, S, H, D), and the squared factor (B, T, S, H) fp32 by which each head's norm changed.
+        (B, T, S, H, D), and where `measured` the squared factor (B, T, S, H) by which each head's norm changed.
     """
     if in_kernels(x):
-        return _heads_through_rays(x, norm, matrix, rotation, heads, relu, scale, capped, back, dtype or x.dtype)
+        return _heads_through_rays(x, norm, matrix, rotation, heads, relu, scale, capped, back, dtype or x.dtype, measured)
     y = F.rms_norm(x, x.shape[-1:], *norm) if norm is not None else x
     y = (y.relu() if relu else y).unflatten(-1, (heads, -1))
     y = y * scale if scale != 1.0 else y
     out = transform(y.to(dtype or y.dtype), matrix, rotation, back)
     if capped:
         out = out * (_rms(y) / _rms(out)).clamp(max=1.0)
+    if not measured:
+        return out, None
     grown = out.norm(dim=-1).clamp_min(SMALLEST) / y.norm(dim=-1).clamp_min(SMALLEST)
     return out, grown.square()
 
@@ -152,22 +155,23 @@ def _rotated_heads(
 
 def _heads_through_rays(
     x: Tensor, norm: tuple[Tensor, float] | None, matrix: Tensor, rotation: Tensor, heads: int, relu: bool,
-    scale: float, capped: bool, back: bool, dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    scale: float, capped: bool, back: bool, dtype: torch.dtype, measured: bool,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
     b, t, s, c = x.shape
     x, step = rows_of(x)
     d = c // heads
     out = torch.empty(b, t, s, heads, d, dtype=dtype, device=x.device)
-    grown = torch.empty(b, t, s, heads, dtype=torch.float32, device=x.device)
+    grown = torch.empty(b, t, s, heads, dtype=torch.float32, device=x.device) if measured else None
     weight, eps = norm if norm is not None else (x, 0.0)
     matrix = matrix.float()
     turned = matrix.stride(-1) != 1  # a transposed view is read as it is
     matrix = (matrix.transpose(-1, -2) if turned else matrix).contiguous()
     _rays_kernel[(b * t * s,)](
-        x, weight, matrix, torch.view_as_real(rotation).contiguous(), out, grown, step, scale, t * s,
+        x, weight, matrix, torch.view_as_real(rotation).contiguous(), out, out if grown is None else grown, step,
+        scale, t * s,
         H=heads, D=d, BH=triton.next_power_of_2(heads), BG=triton.next_power_of_2(d // 8), EPSILON=eps,
         FLOOR=RMS_FLOOR, LEAST=SMALLEST, NORM=norm is not None, RELU=relu, TURNED=turned, CAPPED=capped, BACK=back,
-        num_warps=4,
+        MEASURED=measured, num_warps=4,
     )  # fmt: skip
     return out, grown
 
@@ -227,6 +231,7 @@ if triton is not None:
         H: tl.constexpr, D: tl.constexpr, BH: tl.constexpr, BG: tl.constexpr, EPSILON: tl.constexpr,
         FLOOR: tl.constexpr, LEAST: tl.constexpr,
         NORM: tl.constexpr, RELU: tl.constexpr, TURNED: tl.constexpr, CAPPED: tl.constexpr, BACK: tl.constexpr,
+        MEASURED: tl.constexpr,
     ):  # fmt: skip
         """One token; its heads (BH) in D / 8 groups (BG) of four channels of the first half and four of the second."""
         row = tl.program_id(0).to(tl.int64)
@@ -285,8 +290,9 @@ if triton is not None:
             factor = factor[:, None]
             c0, c1, c2, c3 = c0 * factor, c1 * factor, c2 * factor, c3 * factor
             d0, d1, d2, d3 = d0 * factor, d1 * factor, d2 * factor, d3 * factor
-        ratio = tl.maximum(tl.sqrt(after), LEAST) / tl.maximum(tl.sqrt(before), LEAST)
-        tl.store(grown_ptr + row * H + head, ratio * ratio, mask=head < H)
+        if MEASURED:
+            ratio = tl.maximum(tl.sqrt(after), LEAST) / tl.maximum(tl.sqrt(before), LEAST)
+            tl.store(grown_ptr + row * H + head, ratio * ratio, mask=head < H)
         out_ptr += row * (H * D)
         tl.store(out_ptr + at, c0, mask=inside)
         tl.store(out_ptr + at + 1, c1, mask=inside)

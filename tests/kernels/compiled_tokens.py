@@ -9,7 +9,7 @@ from triton.compiler import ASTSource
 
 from efficientgen.kernels import token_heads as heads
 from efficientgen.kernels import token_rows as rows
-from tests.kernels.compiled import resources
+from tests.kernels.assembler import resources
 
 HALF = {"x_ptr", "weight_ptr", "out_ptr", "plain_ptr", "before_ptr", "b_ptr", "gate_ptr", "add_ptr", "more_ptr"}
 HALF |= {"shift_ptr", "scale_ptr", "normed_ptr", "bias_ptr"}
@@ -18,7 +18,7 @@ KERNELS = {
                                            "PLAIN": True}),
     "rays": (heads._rays_kernel, 4, {"H": 20, "D": 112, "BH": 32, "BG": 16, "EPSILON": 1e-5, "FLOOR": 1e-6,
                                      "LEAST": 1e-6, "NORM": True, "RELU": True, "TURNED": True, "CAPPED": True,
-                                     "BACK": False}),
+                                     "BACK": False, "MEASURED": True}),
     "conv": (heads._conv_kernel, 4, {"S": 880, "C": 2240, "T": 3, "K": 4, "BC": 1024, "BEFORE": True}),
     "gated": (heads._gated_kernel, 8, {"C": 2240, "BC": 4096}),
     "row": (rows._row_kernel, 8, {"C": 2240, "BC": 4096, "EPSILON": 1e-6, "ADD": True, "GATE": True, "MORE": True,

@@ -39,8 +39,9 @@ for d in (16, 112):
         (False, (weight, 1e-5), matrix.transpose(-1, -2), True, False),
         (False, None, matrix, False, True),
     ):
-        ours = heads._heads_through_rays(x, norm, m, turn, H, relu, 0.5, capped, back, torch.float32)
-        theirs = heads.heads_through_rays(x, norm, m, turn, H, relu=relu, scale=0.5, capped=capped, back=back)
+        ours = heads._heads_through_rays(x, norm, m, turn, H, relu, 0.5, capped, back, torch.float32, True)
+        theirs = heads.heads_through_rays(x, norm, m, turn, H, relu=relu, scale=0.5, capped=capped, back=back,
+                                          measured=True)
         told("rays", ours[0], theirs[0])
         told("grown", ours[1], theirs[1])
     before = normal(B, 3, S, H * d)

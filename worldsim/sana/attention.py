@@ -119,8 +119,9 @@ class DualBranchAttention(nn.Module):
         else:
             assert carried is None or isinstance(carried, WindowState)
             out, seen, state = self._attend(seen_by, where, chunks, carried, stream, save)
-        back = {"capped": False, "back": True, "dtype": x.dtype}
-        seen, _ = heads_through_rays(seen.flatten(3), None, where.ray_from_world, where.camera, self.heads, **back)
+        seen, _ = heads_through_rays(
+            seen.flatten(3), None, where.ray_from_world, where.camera, self.heads, capped=False, back=True, dtype=x.dtype
+        )
         return self.proj(gated_sum(out.flatten(3), self.out_proj_cam(seen.flatten(3)), seen_by.gate)), state
 
     def _projected(self, x: Tensor) -> _Projected:
@@ -160,7 +161,8 @@ class DualBranchAttention(nn.Module):
 
         q, k, v = seen_by.camera
         k = self.conv_k_cam(k, chunks, None, across=False)
-        q, k, v, grown = self._into_world(q, k, v, where, relu=True, scale=scale)
+        q, k, v, grown = self._into_world(q, k, v, where, recurs=True, scale=scale)
+        assert grown is not None
         inflation = grown.mean(2, keepdim=True)  # (B, T, 1, H)
         seen, after_seen = frame_gdn(
             q, k, v, beta / inflation.clamp_min(1.0).to(beta.dtype), decay,
@@ -174,12 +176,14 @@ class DualBranchAttention(nn.Module):
         return torch.cat([before, raw], 1)[:, raw.shape[1] :].clone()
 
     def _into_world(
-        self, q: Tensor, k: Tensor, v: Tensor, where: Positions, relu: bool = False, scale: float = 1.0
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """UCPE: queries by P^T, keys and values by P^-1, none longer than it was; and by how much keys grew, squared."""
+        self, q: Tensor, k: Tensor, v: Tensor, where: Positions, recurs: bool = False, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """UCPE: queries by P^T, keys and values by P^-1, none longer than it was; by how much keys grew, squared."""
         forward, back = where.ray_from_world.transpose(-1, -2), where.world_from_ray
-        q, _ = heads_through_rays(q, _of(self.q_norm_cam), forward, where.camera, self.heads, relu=relu)
-        k, grown = heads_through_rays(k, _of(self.k_norm_cam), back, where.camera, self.heads, relu=relu, scale=scale)
+        q, _ = heads_through_rays(q, _of(self.q_norm_cam), forward, where.camera, self.heads, relu=recurs)
+        k, grown = heads_through_rays(
+            k, _of(self.k_norm_cam), back, where.camera, self.heads, relu=recurs, scale=scale, measured=recurs
+        )
         return q, k, heads_through_rays(v, None, back, where.camera, self.heads)[0], grown
 
     def _attend(

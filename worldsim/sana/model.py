@@ -84,12 +84,17 @@ class SanaTransformer(nn.Module):
         return self.advance(x, t, prepared, None, save=False, chunks=chunks)[0]
 
     def forward_chunk(
-        self, x: Tensor, t: Tensor, text: Text, rays: Rays, state: StreamState | None, save: bool
+        self, x: Tensor, t: Tensor, text: Text | Read, rays: Rays | Prepared, state: StreamState | None, save: bool
     ) -> tuple[Tensor, StreamState | None]:
-        """The same for the chunk after `state` (None: the first), and the state after it where `save`, else `state`."""
-        seen = 0 if state is None else state.frames
-        prepared = self.prepare(self.read(text), rays, seen, (x.shape[3], x.shape[4]))
-        return self.advance(x, t, prepared, state, save)
+        """The same for the chunk after `state` (None: the first), and the state after it where `save`, else `state`.
+
+        Args:
+            rays: of the chunk, or what `prepare` made of them and the text, once for all passes.
+        """
+        if isinstance(rays, Rays):
+            read = self.read(text) if isinstance(text, Text) else text
+            rays = self.prepare(read, rays, 0 if state is None else state.frames, (x.shape[3], x.shape[4]))
+        return self.advance(x, t, rays, state, save)
 
     def read(self, text: Text) -> Read:
         """What every block's cross-attention sees of a prompt: the same for all passes of a drive."""
