@@ -13,7 +13,7 @@ from torch import Tensor
 from efficientgen.eval.bench_clock import graphed_ms
 from efficientgen.eval.bench_sana import SHAPES, chunk, random_model, random_text, stock_pass
 from efficientgen.worldsim.sana.sampler import LEVELS
-from efficientgen.worldsim.sana.stream import Stream
+from efficientgen.worldsim.sana.stream import Stream, cuda_graphs
 from tests.worldsim.sana_files import write_release
 from tests.worldsim.test_sana_world import CAMERA, Scene, ticks
 
@@ -47,7 +47,8 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
 @torch.inference_mode()
 def test_a_chunk_takes_less_than_a_third_of_a_second_and_memory_stays_flat_over_a_minute():
     """3 latent frames (24 pictures), 5 passes, warm; a minute of video."""
-    stream = Stream(random_model(SHAPE.config, "cuda", torch.bfloat16).fuse())
+    model = random_model(SHAPE.config, "cuda", torch.bfloat16).fuse()
+    stream = Stream(model, capture=cuda_graphs(model))
     stream.begin(random_text(SHAPE.config, "cuda", torch.bfloat16))
     streamed(stream, FILLING)
     assert stream.captured
@@ -68,7 +69,7 @@ def test_a_captured_stream_is_the_eager_one():
     """Three chunks fill the window; from the third on one of them replays graphs.  The second drive begins mid-way."""
     model = random_model(SHAPE.config, "cuda", torch.bfloat16).fuse()
     text = random_text(SHAPE.config, "cuda", torch.bfloat16)
-    eager, replayed = Stream(model, capture=False), Stream(model)
+    eager, replayed = Stream(model), Stream(model, capture=cuda_graphs(model))
     for drive in range(2):
         for stream in (eager, replayed):
             stream.begin(text)
@@ -97,7 +98,7 @@ def test_five_passes_are_three_times_faster_than_diffusers_class_in_a_graph():
             x.add_((following - level) / 1000.0 * theirs())
 
     slow = median(graphed_ms(five, 5))
-    stream = Stream(model)
+    stream = Stream(model, capture=cuda_graphs(model))
     stream.begin(text)
     seconds, _, _ = streamed(stream, FILLING + 20)
     fast = 1e3 * median(seconds[FILLING:])

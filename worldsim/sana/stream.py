@@ -27,19 +27,36 @@ from efficientgen.worldsim.sana.state import StreamState, WindowState, copied, l
 WARM_UP = 2  # runs before a capture: kernels are tuned in them
 
 
+Capture = Callable[[Callable[[], Any]], tuple[Any, Callable[[], None]]]
+
+
+def cuda_graphs(model: SanaTransformer) -> Capture | None:
+    """How to capture work on the model's device: what it returned, and what runs it again into the same; CPU: None."""
+    if not next(model.parameters()).is_cuda:
+        return None
+    pool: Any = torch.cuda.graph_pool_handle()
+
+    def capture(work: Callable[[], Any]) -> tuple[Any, Callable[[], None]]:
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, pool=pool):
+            out = work()
+        return out, graph.replay
+
+    return capture
+
+
 class Stream:
     """A stream of latents that `begin` starts and `sample` continues.
 
     Args:
-        capture: None: on a GPU.
+        capture: how work is captured once the window is full, as `cuda_graphs` says; None: not at all.
     """
 
     def __init__(
-        self, model: SanaTransformer, levels: tuple[int, ...] = LEVELS, *, capture: bool | None = None
+        self, model: SanaTransformer, levels: tuple[int, ...] = LEVELS, capture: Capture | None = None
     ) -> None:
-        self._model, self._levels = model, levels
-        on_gpu = next(model.parameters()).is_cuda
-        self._captures = on_gpu if capture is None else capture and on_gpu
+        self._model, self._levels, self._capture = model, levels, capture
         self._graphs: Graphs | None = None
         self._read: Read | None = None
         self._state: StreamState | None = None
@@ -56,6 +73,11 @@ class Stream:
         return self._inside
 
     @property
+    def graphs(self) -> Graphs | None:
+        """What was captured last."""
+        return self._graphs
+
+    @property
     def bytes(self) -> int:
         """Memory that is carried from chunk to chunk."""
         return 0 if self._state is None else self._state.bytes
@@ -70,19 +92,16 @@ class Stream:
         """The next chunk's latents; arguments and errors as `sample_chunk`.  After an error, `begin` anew."""
         if self._read is None:
             raise RuntimeError("begin a stream first")
-        if self._captures and clean is None and self._steady():
-            assert self._state is not None
-            return self._replay(noise, rays, self._state)
+        if self._capture is not None and clean is None and self._steady():
+            return self._replay(noise, rays)
         state = copied(self._state) if self._inside else self._state
         self._inside = False
         out, self._state = sample_chunk(self._model, noise, self._read, rays, state, clean, self._levels)
         return out
 
     def forget_graphs(self) -> None:
-        """Give the graphs' memory back."""
-        if self._inside:
-            self._state, self._inside = copied(self._state), False
-        self._graphs = None
+        """Give the graphs' memory back; the stream has to begin anew."""
+        self._graphs, self._state, self._inside = None, None, False
 
     def _steady(self) -> bool:
         """Has the state reached the size that it keeps?"""
@@ -92,73 +111,69 @@ class Stream:
         windows = [b.attention for b in self._state.blocks if isinstance(b.attention, WindowState)]
         return all(window.keys.shape[1] == held for window in windows)
 
-    def _replay(self, noise: Tensor, rays: Rays, state: StreamState) -> Tensor:
-        assert self._read is not None
+    def _replay(self, noise: Tensor, rays: Rays) -> Tensor:
+        assert self._read is not None and self._state is not None and self._capture is not None
+        state = self._state
         if self._graphs is None or not self._graphs.fits(noise, rays, self._read, state):
+            state = copied(state) if self._inside else state
             self._graphs, self._inside = None, False  # its memory is free before the next is captured
-            self._graphs = Graphs(self._model, noise, rays, self._read, state)
+            self._graphs = Graphs(self._model, noise, rays, self._read, state, self._capture)
         elif not self._inside:
             self._graphs.load(self._read, state)
         self._inside = True
         out = self._graphs.run(noise, rays, state.frames, self._levels)
-        self._state = replace(self._graphs.state, frames=state.frames + noise.shape[2])
+        self._state = replace(self._graphs.state, frames=state.frames + noise.shape[2], sink=state.sink)
         require_finite(out)
         return out
 
 
 class Graphs:
-    """The passes of one chunk over buffers of fixed shape: `prepare`, `denoise` and `commit`."""
+    """The passes of one chunk over buffers of fixed shape: what they share, denoising, and the clean pass."""
 
-    def __init__(self, model: SanaTransformer, noise: Tensor, rays: Rays, read: Read, state: StreamState) -> None:
+    def __init__(
+        self, model: SanaTransformer, noise: Tensor, rays: Rays, read: Read, state: StreamState, capture: Capture
+    ) -> None:
         self._model, self._grid = model, (noise.shape[3], noise.shape[4])
         self._x, self._rays, self._read = noise.clone(), copied(rays), copied(read)
         self._t = torch.zeros(noise.shape[0], noise.shape[2], device=noise.device)
         self._first = torch.zeros((), dtype=torch.long, device=noise.device)
         self.state: StreamState = copied(state)
-        self._prepared = self._prepare()
-        self._velocity = self._denoise()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self._prepared = self._prepare()
-                self._velocity = self._denoise()
-                self._commit()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.load(read, state)
-        self._pool: Any = None
-        self._preparing = self._captured(self._prepare, "_prepared")
-        self._denoising = self._captured(self._denoise, "_velocity")
-        self._committing = self._captured(self._commit, "")
+        for _ in range(WARM_UP):
+            self._prepared = self._prepare()
+            self._velocity = self._denoise()
+            self._commit()
+        self._prepared, self.prepare = capture(self._prepare)
+        self._velocity, self._denoise_again = capture(self._denoise)
+        _, self.commit = capture(self._commit)
+        _copy(self.state, state)  # what the warm-up did to it
 
     def fits(self, noise: Tensor, rays: Rays, read: Read, state: StreamState) -> bool:
         """Whether these have the shapes that were captured."""
         ours = [x.shape for part in (self._x, self._rays, self._read, self.state) for x in leaves(part)]
         theirs = [x.shape for part in (noise, rays, read, state) for x in leaves(part)]
-        return ours == theirs
+        return ours == theirs and self.state.sink == state.sink
 
     def load(self, read: Read, state: StreamState) -> None:
         """Take over a stream that has come this far by other means."""
         _copy(self._read, read)
         _copy(self.state, state)
-        self.state = replace(self.state, sink=state.sink)
 
     def run(self, noise: Tensor, rays: Rays, first_frame: int, levels: tuple[int, ...]) -> Tensor:
         """The chunk's latents; the state moves on."""
         _copy(self._rays, rays)
         self._x.copy_(noise)
         self._first.fill_(first_frame)
-        self._preparing.replay()
+        self.prepare()
         for level, following in zip(levels, (*levels[1:], 0), strict=True):
             self.denoise(float(level))
             self._x.add_((following - level) / 1000.0 * self._velocity.to(self._x))
-        self._committing.replay()
+        self.commit()
         return self._x.clone()
 
     def denoise(self, level: float) -> None:
         """One pass over the latents as they are, all frames at `level`."""
         self._t.fill_(level)
-        self._denoising.replay()
+        self._denoise_again()
 
     def _prepare(self) -> Prepared:
         return self._model.prepare(self._read, self._rays, self._first, self._grid)
@@ -169,15 +184,6 @@ class Graphs:
     def _commit(self) -> None:
         _, after = self._model.advance(self._x, torch.zeros_like(self._t), self._prepared, self.state, save=True)
         _copy(self.state, after)
-
-    def _captured(self, work: Callable[[], Any], name: str) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            out = work()
-        self._pool = graph.pool()
-        if name:
-            setattr(self, name, out)
-        return graph
 
 
 def _copy(into: Any, source: Any) -> None:

@@ -32,7 +32,7 @@ from efficientgen.worldsim.sana.model import SanaTransformer, Text
 from efficientgen.worldsim.sana.pictures import Decoder, encode, load_autoencoder, strides
 from efficientgen.worldsim.sana.poses import between, camera_to_map, require_motion
 from efficientgen.worldsim.sana.sampler import LEVELS, frame_noise
-from efficientgen.worldsim.sana.stream import Stream
+from efficientgen.worldsim.sana.stream import Stream, cuda_graphs
 from efficientgen.worldsim.sana.text import encode_prompts, prompt_for
 
 VIEW_DEG = 70.0  # across, as the front camera of `NANO_RIG`
@@ -116,7 +116,7 @@ class SanaWorld:
         self._side, self._stride = strides(autoencoder)
         self._require_fit()
         self._decoder = Decoder(autoencoder)
-        self._stream = Stream(model, levels)
+        self._stream = Stream(model, levels, cuda_graphs(model))
         self._session: _Session | None = None
         self._costs = _Costs()
 
