@@ -49,7 +49,7 @@ def timed(device: torch.device, work: Callable[[], T]) -> tuple[T, Took]:
 
 
 def graphed_ms(work: Callable[[], object], runs: int = 30) -> list[float]:
-    """Milliseconds of each replay of `work` as a captured CUDA graph, warm, each on a device that had finished all else.
+    """Milliseconds of each replay of `work` as a CUDA graph, warm, each on a device that had finished all else.
 
     `work` reads and writes the same tensors whenever it is called, and was not captured before.
     """

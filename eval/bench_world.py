@@ -11,6 +11,7 @@ import gc
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,8 @@ class Bench:
         out = {
             "passes": len(PASSES), "latent_frames": self.shape.latents, "pictures": self.shape.pictures,
             "grid": list(self.shape.grid), "parameters": sum(p.numel() for p in model.parameters()),
-            "chunk_p50_s": round(float(p50), 4), "chunk_p99_s": round(float(p99), 4), "slowest_s": round(max(seconds), 4),
+            "chunk_p50_s": round(float(p50), 4), "chunk_p99_s": round(float(p99), 4),
+            "slowest_s": round(max(seconds), 4),
             "real_time_factor": round(video / float(p50), 2), "ready_s": round(ready, 2), "captured": stream.captured,
             "watched": {"chunks": self.chunks, "video_s": self.chunks * video, "state_bytes": _ends(bytes_)},
             "flops_per_chunk": flops(self.shape),
@@ -113,7 +115,9 @@ class Bench:
         noise, rays = chunk(self.shape, 1, self.device)
         level = torch.full((1, self.shape.latents), 960.0, device=self.device)
         with torch.inference_mode():
-            prepared = model.prepare(model.read(self._text()), rays, 0 if state is None else state.frames, self.shape.grid)
+            prepared = model.prepare(
+                model.read(self._text()), rays, 0 if state is None else state.frames, self.shape.grid
+            )
             out["eager_pass_ms"] = self._ms(lambda: model.advance(noise, level, prepared, state, save=False))
         return out
 
@@ -155,7 +159,7 @@ class Bench:
             _, state = frame_gdn_triton(*args, mass=(q0, k0))
             for name, mass in (("main", (q0, k0)), ("camera", None)):
                 ours, theirs = (
-                    float(np.median(graphed_ms(lambda r=rule, m=mass: r(*args, mass=m, state=state), self.repeats)))
+                    float(np.median(graphed_ms(partial(rule, *args, mass=mass, state=state), self.repeats)))
                     for rule in (frame_gdn_triton, frame_gdn_reference)
                 )
                 out[f"{name}_t{frames}"] = {

@@ -72,7 +72,9 @@ def heads_through_rays(
         (B, T, S, H, D), and where `measured` the squared factor (B, T, S, H) by which each head's norm changed.
     """
     if in_kernels(x):
-        return _heads_through_rays(x, norm, matrix, rotation, heads, relu, scale, capped, back, dtype or x.dtype, measured)
+        return _heads_through_rays(
+            x, norm, matrix, rotation, heads, relu, scale, capped, back, dtype or x.dtype, measured
+        )
     y = F.rms_norm(x, x.shape[-1:], *norm) if norm is not None else x
     y = (y.relu() if relu else y).unflatten(-1, (heads, -1))
     y = y * scale if scale != 1.0 else y
@@ -147,8 +149,8 @@ def _rotated_heads(
     weight, eps = norm if norm is not None else (x, 0.0)
     _rotated_kernel[(b * t * s,)](
         x, weight, torch.view_as_real(rotation).contiguous(), out, out if kept is None else kept, step, scale, t * s,
-        C=c, D=c // heads, BP=triton.next_power_of_2(c // 2), EPSILON=eps, NORM=norm is not None, RELU=relu, PLAIN=plain,
-        num_warps=8 if c > 1024 else 4,
+        C=c, D=c // heads, BP=triton.next_power_of_2(c // 2), EPSILON=eps, NORM=norm is not None, RELU=relu,
+        PLAIN=plain, num_warps=8 if c > 1024 else 4,
     )  # fmt: skip
     return out, kept
 
@@ -268,17 +270,20 @@ if triton is not None:
         m = matrix_ptr + row * 16
         DOWN: tl.constexpr = 1 if TURNED else 4  # elements from M[i, j] to M[i + 1, j]
         OVER: tl.constexpr = 4 if TURNED else 1
-        c0 = (a0 * tl.load(m) + a1 * tl.load(m + OVER) + a2 * tl.load(m + 2 * OVER) + a3 * tl.load(m + 3 * OVER))
+        c0 = a0 * tl.load(m) + a1 * tl.load(m + OVER) + a2 * tl.load(m + 2 * OVER) + a3 * tl.load(m + 3 * OVER)
         m += DOWN
-        c1 = (a0 * tl.load(m) + a1 * tl.load(m + OVER) + a2 * tl.load(m + 2 * OVER) + a3 * tl.load(m + 3 * OVER))
+        c1 = a0 * tl.load(m) + a1 * tl.load(m + OVER) + a2 * tl.load(m + 2 * OVER) + a3 * tl.load(m + 3 * OVER)
         m += DOWN
-        c2 = (a0 * tl.load(m) + a1 * tl.load(m + OVER) + a2 * tl.load(m + 2 * OVER) + a3 * tl.load(m + 3 * OVER))
+        c2 = a0 * tl.load(m) + a1 * tl.load(m + OVER) + a2 * tl.load(m + 2 * OVER) + a3 * tl.load(m + 3 * OVER)
         m += DOWN
-        c3 = (a0 * tl.load(m) + a1 * tl.load(m + OVER) + a2 * tl.load(m + 2 * OVER) + a3 * tl.load(m + 3 * OVER))
+        c3 = a0 * tl.load(m) + a1 * tl.load(m + OVER) + a2 * tl.load(m + 2 * OVER) + a3 * tl.load(m + 3 * OVER)
         angle = rotation_ptr + ((row % tokens) * (D // 4) + group * 2) * 2  # two pairs: cos, sin, cos, sin
         near = group < D // 8
         cos0, sin0 = tl.load(angle, mask=near, other=0.0)[None, :], tl.load(angle + 1, mask=near, other=0.0)[None, :]
-        cos1, sin1 = tl.load(angle + 2, mask=near, other=0.0)[None, :], tl.load(angle + 3, mask=near, other=0.0)[None, :]
+        cos1, sin1 = (
+            tl.load(angle + 2, mask=near, other=0.0)[None, :],
+            tl.load(angle + 3, mask=near, other=0.0)[None, :],
+        )
         if BACK:
             sin0, sin1 = -sin0, -sin1
         d0, d1 = b0 * cos0 - b1 * sin0, b0 * sin0 + b1 * cos0

@@ -1,4 +1,4 @@
-"""SANA-WM at released shape on a GPU, random weights: diffusers' numbers, time per chunk, memory, an exhausted device."""
+"""SANA-WM at released shape on a GPU, random weights: diffusers' numbers, time, memory, an exhausted device."""
 
 import time
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Runs the token kernels under Triton's interpreter (TRITON_INTERPRET=1); prints their errors, one JSON object a line."""
+"""Runs the token kernels under Triton's interpreter (TRITON_INTERPRET=1); prints their errors, a JSON object a line."""
 
 import json
 
@@ -40,8 +40,9 @@ for d in (16, 112):
         (False, None, matrix, False, True),
     ):
         ours = heads._heads_through_rays(x, norm, m, turn, H, relu, 0.5, capped, back, torch.float32, True)
-        theirs = heads.heads_through_rays(x, norm, m, turn, H, relu=relu, scale=0.5, capped=capped, back=back,
-                                          measured=True)
+        theirs = heads.heads_through_rays(
+            x, norm, m, turn, H, relu=relu, scale=0.5, capped=capped, back=back, measured=True
+        )
         told("rays", ours[0], theirs[0])
         told("grown", ours[1], theirs[1])
     before = normal(B, 3, S, H * d)

@@ -20,6 +20,7 @@ from efficientgen.worldsim.sana.position import Positions
 from efficientgen.worldsim.sana.state import RecurrentState, StreamState, WindowState, remembered, visible
 
 NORM_EPS = 1e-5
+ALIGNED = 64  # rows of a fused product, so that every token's share of it begins where wide loads may
 FLASH_DIMS = (32, 64, 128, 256)  # the release pads the camera heads to one of these, and scales by the padded width
 
 
@@ -96,13 +97,17 @@ class DualBranchAttention(nn.Module):
         """Lay the weights of all products of the input into one, of which the parameters become views."""
         parts: list[nn.Linear] = [self.qkv, self.q_proj_cam, self.k_proj_cam, self.v_proj_cam, self.output_gate]
         parts += [self.beta_proj, self.gate_proj] if self.recurs else []
-        weight = torch.cat([part.weight.detach() for part in parts])
-        nothing = torch.zeros_like(weight[:, 0])
-        bias = torch.cat([nothing[: 3 * self.width] if x.bias is None else x.bias.detach() for x in parts])
-        begin = 0
+        rows = sum(part.out_features for part in parts)
+        first = parts[0].weight.detach()
+        weight = first.new_zeros(-(-rows // ALIGNED) * ALIGNED, self.width)
+        bias, begin = first.new_zeros(len(weight)), 0
         for part in parts:
             end = begin + part.out_features
+            weight[begin:end] = part.weight.detach()
             part.weight = nn.Parameter(weight[begin:end], requires_grad=False)
+            if part.bias is not None:
+                bias[begin:end] = part.bias.detach()
+                part.bias = nn.Parameter(bias[begin:end], requires_grad=False)
             begin = end
         self.wide_weight, self.wide_bias = weight, bias
 
@@ -119,9 +124,8 @@ class DualBranchAttention(nn.Module):
         else:
             assert carried is None or isinstance(carried, WindowState)
             out, seen, state = self._attend(seen_by, where, chunks, carried, stream, save)
-        seen, _ = heads_through_rays(
-            seen.flatten(3), None, where.ray_from_world, where.camera, self.heads, capped=False, back=True, dtype=x.dtype
-        )
+        ray = (where.ray_from_world, where.camera)
+        seen, _ = heads_through_rays(seen.flatten(3), None, *ray, self.heads, capped=False, back=True, dtype=x.dtype)
         return self.proj(gated_sum(out.flatten(3), self.out_proj_cam(seen.flatten(3)), seen_by.gate)), state
 
     def _projected(self, x: Tensor) -> _Projected:
@@ -131,11 +135,12 @@ class DualBranchAttention(nn.Module):
             q, k, v = self.qkv(x).chunk(3, -1)
             camera = (self.q_proj_cam(x), self.k_proj_cam(x), self.v_proj_cam(x))
             return _Projected((q, k, v), camera, self.output_gate(x), beta, decay)
-        gates = (self.heads,) * 2 if self.recurs else ()
-        q, k, v, *rest = F.linear(x, self.wide_weight, self.wide_bias).split([*(self.width,) * 7, *gates], -1)
-        beta = rest[4].sigmoid() if self.recurs else None
-        decay = rest[5].float().mean(2) if self.recurs else None  # of the product as of the input
-        return _Projected((q, k, v), (rest[0], rest[1], rest[2]), rest[3], beta, decay)
+        wide = F.linear(x, self.wide_weight, self.wide_bias)
+        q, k, v, q_cam, k_cam, v_cam, gate = wide[..., : 7 * self.width].chunk(7, -1)
+        beta = wide[..., 7 * self.width :][..., : self.heads].sigmoid() if self.recurs else None
+        decay = wide[..., 7 * self.width + self.heads :][..., : self.heads] if self.recurs else None
+        decay = None if decay is None else decay.float().mean(2)  # of the product as of the input
+        return _Projected((q, k, v), (q_cam, k_cam, v_cam), gate, beta, decay)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))  # (B, T, S, H, D)
