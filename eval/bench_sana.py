@@ -79,7 +79,8 @@ def random_autoencoder(shape: Shape, device: str, dtype: torch.dtype, seed: int 
 
     torch.manual_seed(seed)
     with torch.device(device):
-        return AutoencoderKLLTX2Video(**shape.autoencoder).to(dtype).eval().requires_grad_(False)
+        vae: Any = AutoencoderKLLTX2Video(**shape.autoencoder)
+    return vae.to(dtype).eval().requires_grad_(False)
 
 
 def random_text(config: SanaConfig, device: str, dtype: torch.dtype) -> Text:

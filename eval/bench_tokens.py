@@ -29,7 +29,7 @@ def bench_tokens(shape: Shape, device: str, dtype: torch.dtype, repeats: int) ->
     turn = torch.polar(torch.ones_like(angle), angle)
     half = turn[..., : d // 4].contiguous()
     matrix = torch.eye(4, device=device).expand(1, t, s, 4, 4).contiguous()
-    modulation = normal(1, t, 6, 1, c).unbind(2)
+    shift, scale, gate, *_ = normal(1, t, 6, 1, c).unbind(2)
     wide, taps, bias = normal(1, t, s, 2 * hidden), normal(2 * hidden, 1, 3, 3), normal(2 * hidden)
     keys, conv = normal(1, 3, s, c), normal(c, 1, 4)
     total = normal(1, t, s, c).float()
@@ -39,8 +39,8 @@ def bench_tokens(shape: Shape, device: str, dtype: torch.dtype, repeats: int) ->
         "heads_through_rays": (lambda: heads_through_rays(x, norm, matrix, half, h, relu=True, measured=True), 2 * one),
         "temporal_conv": (lambda: temporal_conv(x, keys, conv), 3 * one),
         "gated_sum": (lambda: gated_sum(total, x, y), (3 + 4 / x.element_size()) * one),
-        "add_and_norm": (lambda: add_and_norm(x, y, None, None, modulation[:2]), 4 * one),
-        "residual": (lambda: add_and_norm(x, y, modulation[2], z), 4 * one),
+        "add_and_norm": (lambda: add_and_norm(x, y, None, None, (shift, scale)), 4 * one),
+        "residual": (lambda: add_and_norm(x, y, gate, z), 4 * one),
         "gated_depthwise": (lambda: gated_depthwise(wide, taps, bias, grid), 1.5 * wide.numel() * wide.element_size()),
     }
     rate = copy_bandwidth(torch.device(device))["best_gb_s"] * 1e9

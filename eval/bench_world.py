@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from efficientgen.eval.bench_clock import copy_bandwidth, graphed_ms, machine, timed
 from efficientgen.eval.bench_sana import Shape, chunk, random_autoencoder, random_model, random_text, stock_pass
@@ -47,12 +46,13 @@ class Bench:
         self.shape, self.device, self.dtype, self.chunks, self.repeats = shape, device, dtype, chunks, repeats
         self.gpu = torch.device(device).type == "cuda"
         self.model: SanaTransformer | None = None
+        self.stream: Stream | None = None
 
     @property
     def parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """In the order in which they are worth their time."""
         return {
-            "machine": self._machine, "stream": self._stream, "diffusers": self._diffusers, "scan": self._scan,
+            "machine": self._machine, "stream": self._stream, "profile": self._profile, "diffusers": self._diffusers, "scan": self._scan,
             "autoencoder": self._autoencoder, "kernels": self._kernels,
         }  # fmt: skip
 
@@ -77,7 +77,7 @@ class Bench:
         """Chunks of a stream: seconds, memory; on a GPU captured, and a single pass and its like beside it."""
         model = self._loaded()
         began = time.perf_counter()
-        stream = Stream(model.fuse(), capture=cuda_graphs(model))
+        self.stream = stream = Stream(model.fuse(), capture=cuda_graphs(model))
         stream.begin(self._text())
         for index in range(FILLING):
             stream.sample(*chunk(self.shape, index, self.device))
@@ -86,12 +86,12 @@ class Bench:
         seconds, held, bytes_ = [], [], []
         for index in range(FILLING, FILLING + self.chunks):
             noise, rays = chunk(self.shape, index, self.device)
-            seconds.append(timed(torch.device(self.device), lambda n=noise, r=rays: stream.sample(n, r))[1].wall_s)
+            seconds.append(timed(torch.device(self.device), partial(stream.sample, noise, rays))[1].wall_s)
             bytes_.append(stream.bytes)
             held.append(torch.cuda.memory_allocated() if self.gpu else 0)
         p50, p99 = np.percentile(seconds, (50, 99))
         video = self.shape.pictures / PICTURES_PER_S
-        out = {
+        out: dict[str, Any] = {
             "passes": len(PASSES), "latent_frames": self.shape.latents, "pictures": self.shape.pictures,
             "grid": list(self.shape.grid), "parameters": sum(p.numel() for p in model.parameters()),
             "chunk_p50_s": round(float(p50), 4), "chunk_p99_s": round(float(p99), 4),
@@ -107,10 +107,8 @@ class Bench:
             out["tflop_s"] = round(out["flops_per_chunk"] / float(p50) / 1e12, 1)
             graphs = stream.graphs
             assert graphs is not None
-            passes = {"denoise": lambda: graphs.denoise(960.0), "prepare": graphs.prepare, "commit": graphs.commit}
+            passes = {"denoise": partial(graphs.denoise, 960.0), "prepare": graphs.prepare, "commit": graphs.commit}
             out["graph_ms"] = {name: self._ms(work) for name, work in passes.items()}
-            out["kernel_times"] = top_kernels(lambda: graphs.denoise(960.0))
-            del graphs
         state = stream.state
         noise, rays = chunk(self.shape, 1, self.device)
         level = torch.full((1, self.shape.latents), 960.0, device=self.device)
@@ -121,12 +119,20 @@ class Bench:
             out["eager_pass_ms"] = self._ms(lambda: model.advance(noise, level, prepared, state, save=False))
         return out
 
+    def _profile(self) -> dict[str, Any]:
+        """Where the time of a denoising pass goes."""
+        self._need_gpu("kernel times")
+        graphs = None if self.stream is None else self.stream.graphs
+        if graphs is None:
+            raise NotMeasuredError("the stream was not captured")
+        return {"kernels": top_kernels(partial(graphs.denoise, 960.0))}
+
     @torch.inference_mode()
     def _diffusers(self) -> dict[str, Any]:
         """diffusers' class on three latent frames that nothing came before: eager and as a graph."""
         x, rays = chunk(self.shape, 0, self.device)
         t = torch.full((1, self.shape.latents), 960.0, device=self.device)
-        text, model = self._text(), self._loaded()
+        text, model, self.stream = self._text(), self._loaded(), None
         theirs = stock_pass(model, x, t, text, rays)
         ours = model.forward_chunk(x, t, text, rays, None, save=False)[0].float()
         wanted = theirs().float()
@@ -176,7 +182,7 @@ class Bench:
         decoder = Decoder(vae)
         shape = (1, vae.config.latent_channels, self.shape.latents, *self.shape.grid)
         latents = [torch.randn(shape, device=self.device) for _ in range(6)]
-        took = [timed(torch.device(self.device), lambda z=z: decoder.decode(z)) for z in latents]
+        took = [timed(torch.device(self.device), partial(decoder.decode, z)) for z in latents]
         seconds = [t.wall_s for _, t in took[2:]]
         return {
             "parameters": sum(p.numel() for p in vae.decoder.parameters()), "pictures": len(took[-1][0]),
@@ -280,8 +286,3 @@ def top_kernels(work: Callable[[], object], most: int = 25) -> list[dict[str, An
 
 def _ends(values: list[int]) -> list[int]:
     return [values[0], values[-1]]
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    """Norm of the difference over the norm."""
-    return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
