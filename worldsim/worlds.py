@@ -53,8 +53,9 @@ def load_world(name: str, directory: str | Path | None = None, device: str = "",
         return ReferenceWorld()
     chosen = _device(name, device)
     if name == NANO:
-        from efficientgen import share
         from efficientgen.worldsim.nano.world import NanoWorld
+
+        from efficientgen import share
 
         return NanoWorld.from_pretrained(directory or share(SHIPPED[NANO]), device=chosen, threads=threads)
     try:
@@ -76,6 +77,6 @@ def _device(name: str, wanted: str) -> str:
     except (RuntimeError, AssertionError) as error:
         words = str(error).splitlines()[0]
         raise WorldOptionsError(
-            f"--world {name} cannot compute on --world-device {chosen} here ({words}); try cpu"
+            f"--world-device {chosen} cannot be used here ({words}), and {name} computes on it; try cpu"
         ) from error
     return chosen
