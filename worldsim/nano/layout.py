@@ -184,8 +184,9 @@ def _hedges(plan: TownPlan, weather: Weather) -> Walls:
             tall.append(height * 1.05)
             style.append((HEDGE0 + variant % 5, HEDGE0 + variant % 5))
     n = len(tall)
-    return Walls(np.array(ends, float).reshape(-1, 4), np.array(tall, float), np.zeros((n, 2)),
-                 np.full(n, Kind.HEDGE, np.uint8), np.array(style, np.uint8).reshape(-1, 2), np.full(n, 0.5))  # fmt: skip
+    kind, tone = np.full(n, Kind.HEDGE, np.uint8), np.full(n, 0.5)
+    return Walls(np.array(ends, float).reshape(-1, 4), np.array(tall, float), np.zeros((n, 2)), kind,
+                 np.array(style, np.uint8).reshape(-1, 2), tone)  # fmt: skip
 
 
 def _parked(plan: TownPlan) -> Walls:

@@ -56,7 +56,6 @@ class WorldConfig:
     reader: tuple[int, int] = (20, 40)
     transformer: SanaConfig = field(default_factory=_transformer)
     levels: tuple[int, ...] = (1000, 500)  # noise levels of the passes
-    context_level: int = 0  # at which finished frames are remembered
     session: int = 12  # frames after which a stream is begun anew ...
     primed: int = 3  # ... from so many of its last frames
     metre: float = 0.1  # what the transformer takes a metre for
