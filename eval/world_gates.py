@@ -23,7 +23,7 @@ from efficientgen.perception.rig import NANO_RIG
 from efficientgen.worldsim.nano.autoencoder import WEATHER_NAMES, Autoencoder
 from efficientgen.worldsim.nano.clips import Clips
 from efficientgen.worldsim.nano.fit_autoencoder import decode_steps, encode_steps
-from efficientgen.worldsim.nano.fit_world import dream
+from efficientgen.worldsim.nano.fit_world import dream, read_rasters
 from efficientgen.worldsim.nano.model import NanoModel, RigRays
 from efficientgen.worldsim.nano.stream import Stream
 from efficientgen.worldsim.nano.training import Clock
@@ -84,7 +84,7 @@ def examine(
     began = time.monotonic()
     truth = _in_parts(lambda part: encode_steps(autoencoder, heldout, part), steps)
     ceiling = _in_parts(lambda part: decode_steps(autoencoder, heldout, part, truth[part]), steps)
-    dreamed = dream(model, heldout, truth, rays, seed=0)
+    dreamed = dream(model, heldout, truth, read_rasters(autoencoder, heldout), rays, seed=0)
     dreams = Dreams(
         heldout, ceiling, _in_parts(lambda part: decode_steps(autoencoder, heldout, part, dreamed[part]), steps)
     )
@@ -205,7 +205,8 @@ def _speed(autoencoder: Autoencoder, model: NanoModel, clips: Clips, truth: Tens
         at = torch.tensor([begin + k], device=clips.device)
         _wait(clips.device)
         began = time.perf_counter()
-        condition = model.condition(clips.rasters[at], weather, clips.cameras)
+        _, quarter = autoencoder.reader(clips.rasters[at][0], weather.repeat(clips.cameras))
+        condition = model.condition(quarter[None])
         if stream is None:
             stream = Stream(model, rays, model.text(weather), truth[at], condition, clips.poses[at])
             continue

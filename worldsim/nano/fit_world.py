@@ -68,6 +68,7 @@ def fit_world(
     rays = RigRays(device=device)
     truth = torch.cat([encode_steps(autoencoder, clips, part) for part in _parts(len(clips.pictures), device)])
     dreamed = truth.clone()
+    features = read_rasters(autoencoder, clips)
     metrics(part="world", latents=list(truth.shape))
     run = Run(model, config.lr, config, clock, until_s)
     if resumed:
@@ -84,7 +85,7 @@ def fit_world(
         if config.first_dream < progress < 0.97 and due:
             last_dream = clock.elapsed
             try:
-                dreamed = dream(run.average.into(shadow), clips, truth, rays).clamp(-DEEPEST, DEEPEST)
+                dreamed = dream(run.average.into(shadow), clips, truth, features, rays).clamp(-DEEPEST, DEEPEST)
                 dreams = True
                 off = (dreamed - truth).square().mean((1, 2, 3))
                 metrics(part="dream", error=float(off.mean()), late=float(_late(off, clips)),
@@ -101,8 +102,7 @@ def fit_world(
         x = (1 - s) * held + s * torch.randn_like(z)
         with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
             weather = clips.weather[first]
-            condition = model.condition(clips.rasters[where].flatten(0, 1), weather.repeat_interleave(config.window),
-                                        clips.cameras).unflatten(0, where.shape)  # fmt: skip
+            condition = model.condition(features[where.flatten()]).unflatten(0, where.shape)
             v = model(
                 x.transpose(1, 2), level * 1000, model.text(weather),
                 rays(clips.poses[where], clips.poses[first], model.config.metre), condition.transpose(1, 2),
@@ -144,7 +144,9 @@ def pixel_loss(
 
 
 @torch.no_grad()
-def dream(model: NanoModel, clips: Clips, truth: Tensor, rays: RigRays, seed: int | None = None) -> Tensor:
+def dream(
+    model: NanoModel, clips: Clips, truth: Tensor, features: Tensor, rays: RigRays, seed: int | None = None
+) -> Tensor:
     """Latents (N, C, R, W) of every drive dreamed from its first picture, all drives side by side.
 
     Drives shorter than the longest go on standing at their last step, and what they dream there is left out.
@@ -157,8 +159,7 @@ def dream(model: NanoModel, clips: Clips, truth: Tensor, rays: RigRays, seed: in
     generator = torch.Generator(device).manual_seed(seed) if seed is not None else None
 
     def seen(steps: Tensor) -> Tensor:
-        parts = zip(steps.split(64), weather.split(64), strict=True)
-        return torch.cat([model.condition(clips.rasters[part], sky, clips.cameras) for part, sky in parts]).float()
+        return torch.cat([model.condition(features[part]) for part in steps.split(64)]).float()
 
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         text = model.text(weather)
@@ -169,6 +170,22 @@ def dream(model: NanoModel, clips: Clips, truth: Tensor, rays: RigRays, seed: in
             latent = stream.step(seen(steps), clips.poses[steps], noise)
             inside = starts + k <= lasts
             out[steps[inside]] = latent[inside].to(out.dtype)
+    return out
+
+
+@torch.no_grad()
+def read_rasters(autoencoder: Autoencoder, clips: Clips) -> Tensor:
+    """The autoencoder's reading (N, cameras, features, H / 4, W / 4) of every raster, bf16: it does not learn here."""
+    parts = _parts(len(clips.rasters), clips.device)
+    out = torch.empty(0)
+    for part in parts:
+        weather = clips.weather[part].repeat_interleave(clips.cameras)
+        with torch.autocast(clips.device.type, torch.bfloat16, enabled=clips.device.type == "cuda"):
+            quarter = autoencoder.reader(clips.rasters[part].flatten(0, 1), weather)[1]
+        read = quarter.to(torch.bfloat16).contiguous().unflatten(0, (-1, clips.cameras))
+        if not out.numel():
+            out = torch.empty((len(clips.rasters), *read.shape[1:]), dtype=read.dtype, device=clips.device)
+        out[part] = read
     return out
 
 

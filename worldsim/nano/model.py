@@ -1,9 +1,10 @@
 """The nano world model: SANA-WM's transformer (arXiv 2605.15178) at nano size, told what is where.
 
 The three front cameras share one token grid of 4 x 24; a token's ray comes from `token_rays`, so nothing in the
-transformer knows of cameras.  The condition raster is read into channels beside the noisy latents (as OmniDreams feeds
-map and boxes, arXiv 2606.03159), the weather takes the prompt's place.  One latent frame is one time step of 0.4 s, a
-chunk is one frame: forward passes are causal over frames, and frames of one pass may stand at different noise levels.
+transformer knows of cameras.  The condition raster, as the autoencoder reads it, stands in channels beside the noisy
+latents (so OmniDreams feeds map and boxes, arXiv 2606.03159), and the weather takes the prompt's place.  One latent
+frame is one time step of 0.4 s, and a chunk is one frame: passes are causal over frames, which may stand at different
+noise levels.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 
 from efficientgen.perception.rig import NANO_RIG, Camera
 from efficientgen.perception.types import F64
-from efficientgen.worldsim.nano.autoencoder import TOKEN, TOKEN_PX, WEATHER_NAMES, RasterReader, to_grid
+from efficientgen.worldsim.nano.autoencoder import TOKEN, TOKEN_PX, WEATHER_NAMES, to_grid
 from efficientgen.worldsim.sana.camera import Rays, rigid_inverse, token_rays
 from efficientgen.worldsim.sana.config import SanaConfig
 from efficientgen.worldsim.sana.model import SanaTransformer, Text
@@ -52,8 +53,8 @@ class WorldConfig:
     """Sizes and habits of the shipped model; frames are time steps of 0.4 s."""
 
     latent: int = 128
-    condition: int = 64  # channels of the read raster
-    reader: tuple[int, int] = (20, 40)
+    features: int = 64  # channels of the raster as the autoencoder reads it, at quarter resolution
+    condition: int = 96  # ... and on the token grid
     transformer: SanaConfig = field(default_factory=_transformer)
     levels: tuple[int, ...] = (1000, 500)  # noise levels of the passes
     session: int = 12  # frames after which a stream is begun anew ...
@@ -71,16 +72,14 @@ class NanoModel(nn.Module):
     def __init__(self, config: WorldConfig) -> None:
         super().__init__()
         self.config = config
-        half, quarter = config.reader
-        self.reader = RasterReader(half, quarter)
-        self.gather = nn.Conv2d(quarter, config.condition, TOKEN, TOKEN)
+        self.gather = nn.Conv2d(config.features, config.condition, TOKEN, TOKEN)
         self.weathers = nn.Embedding(len(WEATHER_NAMES), CAPTION)
         self.transformer = SanaTransformer(config.sana)
 
-    def condition(self, raster: Tensor, weather: Tensor, cameras: int) -> Tensor:
-        """(N, K, R, W) of rasters (N, cameras, H / 2, W / 2, 6) and weathers (N,)."""
-        _, quarter = self.reader(raster.flatten(0, 1), weather.repeat_interleave(cameras))
-        return to_grid(self.gather(F.silu(quarter)), cameras)
+    def condition(self, features: Tensor) -> Tensor:
+        """(N, K, R, W) of the autoencoder's reading (N, cameras, features, H / 4, W / 4) of rasters."""
+        gathered = self.gather(F.silu(features.flatten(0, 1).to(self.gather.weight.dtype)))
+        return to_grid(gathered, features.shape[1])
 
     def text(self, weather: Tensor) -> Text:
         """The weathers (B,) as prompts of one word."""

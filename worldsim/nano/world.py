@@ -146,8 +146,8 @@ class NanoWorld:
         seen = tuple(frame for frame in frames if frame.stamp_ns % CHUNK_NS == 0)
         if not seen:
             raise ChunkLengthError(
-                f"{len(frames)} ticks without a plan stamp: this world dreams every {CHUNK_NS / NS:g} s, give it chunks "
-                "that end there"
+                f"{len(frames)} ticks without a plan stamp: this world dreams every {CHUNK_NS / NS:g} s, give it whole "
+                "chunks"
             )
         try:
             pictures = [self._picture(session, frame) for frame in seen]
@@ -187,11 +187,11 @@ class NanoWorld:
     def _picture(self, session: _Session, frame: OracleFrame) -> U8:
         """The rig's view (n_cams, H, W, 3) of one plan stamp."""
         began = perf_counter()
-        raster = torch.from_numpy(self._raster.draw(frame, session.layout)).to(self._device)[None]
+        raster = torch.from_numpy(self._raster.draw(frame, session.layout)).to(self._device)
         drawn = perf_counter()
-        condition = self._model.condition(raster, session.weather, len(self.rig))
+        features = self._autoencoder.reader(raster, session.weather.repeat(len(self.rig)))
+        condition = self._model.condition(features[1][None])
         pose = self._rays.poses(np.array([[frame.ego.x, frame.ego.y, frame.ego.yaw]])).to(self._device)
-        features = self._autoencoder.reader(raster[0], session.weather.repeat(len(self.rig)))
         anchored = self._anchor_every and session.dreamed >= self._anchor_every
         if session.stream is None or anchored:
             return self._begin(session, frame, condition, pose, features)
