@@ -52,9 +52,14 @@ class Bench:
     def parts(self) -> dict[str, Callable[[], dict[str, Any]]]:
         """In the order in which they are worth their time."""
         return {
-            "machine": self._machine, "stream": self._stream, "profile": self._profile, "diffusers": self._diffusers, "scan": self._scan,
-            "autoencoder": self._autoencoder, "kernels": self._kernels,
-        }  # fmt: skip
+            "machine": self._machine,
+            "stream": self._stream,
+            "profile": self._profile,
+            "diffusers": self._diffusers,
+            "scan": self._scan,
+            "autoencoder": self._autoencoder,
+            "kernels": self._kernels,
+        }
 
     def _machine(self) -> dict[str, Any]:
         return {**machine(torch.device(self.device)), "copy": copy_bandwidth(torch.device(self.device))}
@@ -107,7 +112,11 @@ class Bench:
             out["tflop_s"] = round(out["flops_per_chunk"] / float(p50) / 1e12, 1)
             graphs = stream.graphs
             assert graphs is not None
-            passes = {"denoise": partial(graphs.denoise, 960.0), "prepare": graphs.prepare, "commit": graphs.commit}
+            passes: dict[str, Callable[[], object]] = {
+                "denoise": partial(graphs.denoise, 960.0),
+                "prepare": graphs.prepare,
+                "commit": graphs.commit,
+            }
             out["graph_ms"] = {name: self._ms(work) for name, work in passes.items()}
         state = stream.state
         noise, rays = chunk(self.shape, 1, self.device)

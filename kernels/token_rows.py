@@ -4,8 +4,8 @@ the feed-forward's depthwise convolution with its gates.
 Floor at the 720p shape (2,640 tokens of 2,240 channels, bf16).  `add_and_norm` reads three tensors and writes two,
 59 MB, 18 us at 3.35 TB/s.  `gated_depthwise` reads 2,640 tokens of 13,440 channels once and writes half as many,
 106 MB, 32 us; a convolution library takes many times that for channels-last bf16, and the SiLU before and the gate
-after would each be a pass of their own.  A program walks down one picture's rows with a few channels, so each input row is
-read three times (shifted left, not, right) and not nine, and from the cache at that.
+after would each be a pass of their own.  A program walks down one picture's rows with a few channels, so each input row
+is read three times (shifted left, not, right) and not nine, and from the cache at that.
 """
 
 from __future__ import annotations
