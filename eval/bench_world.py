@@ -72,12 +72,13 @@ class Bench:
     def _text(self) -> Any:
         return random_text(self.shape.config, self.device, self.dtype)
 
-    def _ms(self, work: Callable[[], object]) -> float:
+    def _ms(self, work: Callable[[], object], runs: int = 0) -> float:
         """Median of one piece of work, warm."""
         work()
-        took = [timed(torch.device(self.device), work)[1].wall_s for _ in range(self.repeats)]
+        took = [timed(torch.device(self.device), work)[1].wall_s for _ in range(runs or self.repeats)]
         return round(1e3 * float(np.median(took)), 3)
 
+    @torch.inference_mode()
     def _stream(self) -> dict[str, Any]:
         """Chunks of a stream: seconds, memory; on a GPU captured, and a single pass and its like beside it."""
         model = self._loaded()
@@ -121,11 +122,8 @@ class Bench:
         state = stream.state
         noise, rays = chunk(self.shape, 1, self.device)
         level = torch.full((1, self.shape.latents), 960.0, device=self.device)
-        with torch.inference_mode():
-            prepared = model.prepare(
-                model.read(self._text()), rays, 0 if state is None else state.frames, self.shape.grid
-            )
-            out["eager_pass_ms"] = self._ms(lambda: model.advance(noise, level, prepared, state, save=False))
+        prepared = model.prepare(model.read(self._text()), rays, 0 if state is None else state.frames, self.shape.grid)
+        out["eager_pass_ms"] = self._ms(lambda: model.advance(noise, level, prepared, state, save=False))
         return out
 
     def _profile(self) -> dict[str, Any]:
@@ -142,20 +140,23 @@ class Bench:
         x, rays = chunk(self.shape, 0, self.device)
         t = torch.full((1, self.shape.latents), 960.0, device=self.device)
         text, model, self.stream = self._text(), self._loaded(), None
+        began = time.perf_counter()
         theirs = stock_pass(model, x, t, text, rays)
         ours = model.forward_chunk(x, t, text, rays, None, save=False)[0].float()
         wanted = theirs().float()
         out: dict[str, Any] = {"difference": float((ours - wanted).norm() / wanted.norm())}
+        out["ready_s"] = round(time.perf_counter() - began, 2)
+        runs = max(3, self.repeats // 4)
 
         def five() -> None:
             for level, following in zip(PASSES, (*PASSES[1:], 0), strict=True):
                 t.fill_(float(level))
                 x.add_((following - level) / 1000.0 * theirs())
 
-        out["eager_pass_ms"], out["eager_chunk_ms"] = self._ms(theirs), self._ms(five)
+        out["eager_pass_ms"], out["eager_chunk_ms"] = self._ms(theirs, runs), self._ms(five, runs)
         if self.gpu:
-            out["graph_pass_ms"] = round(float(np.median(graphed_ms(theirs, self.repeats))), 2)
-            out["graph_chunk_ms"] = round(float(np.median(graphed_ms(five, self.repeats))), 2)
+            out["graph_pass_ms"] = round(float(np.median(graphed_ms(theirs, runs))), 2)
+            out["graph_chunk_ms"] = round(float(np.median(graphed_ms(five, runs))), 2)
         return out
 
     @torch.inference_mode()

@@ -158,6 +158,7 @@ class Graphs:
         _copy(self._read, read)
         _copy(self.state, state)
 
+    @torch.inference_mode()
     def run(self, noise: Tensor, rays: Rays, first_frame: int, levels: tuple[int, ...]) -> Tensor:
         """The chunk's latents; the state moves on."""
         _copy(self._rays, rays)
@@ -170,6 +171,7 @@ class Graphs:
         self.commit()
         return self._x.clone()
 
+    @torch.inference_mode()
     def denoise(self, level: float) -> None:
         """One pass over the latents as they are, all frames at `level`."""
         self._t.fill_(level)

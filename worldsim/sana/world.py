@@ -23,7 +23,7 @@ from torch import Tensor
 
 from efficientgen.kernels.shards import CheckpointError
 from efficientgen.perception.rig import Camera
-from efficientgen.perception.types import U8, CameraFrame, OracleFrame, SensorFrames
+from efficientgen.perception.types import NS, TICK_NS, U8, CameraFrame, OracleFrame, SensorFrames
 from efficientgen.worldsim.reference.weather import WEATHERS, weather_named
 from efficientgen.worldsim.sana.camera import rigid_inverse, token_rays
 from efficientgen.worldsim.sana.checkpoint import find_release, load_transformer, require
@@ -85,6 +85,7 @@ class _Costs:
     denoise_s: list[float] = field(default_factory=list)
     decode_s: list[float] = field(default_factory=list)
     longest_step_m: float = 0.0
+    simulated_s: float = 0.0
 
 
 class SanaWorld:
@@ -225,6 +226,9 @@ class SanaWorld:
             if seconds:
                 p50, p99 = np.percentile(seconds, (50, 99))
                 out |= {f"{name}_p50_s": round(float(p50), 4), f"{name}_p99_s": round(float(p99), 4)}
+        if chunks:
+            out["wall_per_simulated_s"] = round(sum(chunks) / self._costs.simulated_s, 3)
+            out["real_time_factor"] = round(self._costs.simulated_s / sum(chunks), 3)
         out |= {"state_bytes": self._stream.bytes, "decoder_bytes": self._decoder.bytes}
         out["captured"] = self._stream.captured
         if torch.cuda.is_available():
@@ -273,6 +277,7 @@ class SanaWorld:
         pictures = self._decoder.decode(z)[int(opens) :]
         self._costs.denoise_s.append(done - began)
         self._costs.decode_s.append(perf_counter() - done)
+        self._costs.simulated_s += len(frames) * TICK_NS / NS
         session.opening, session.frames = None, session.frames + latents + opens
         return pictures[PER_TICK - 1 :: PER_TICK]
 
