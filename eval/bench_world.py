@@ -213,7 +213,7 @@ class Bench:
         out |= run()
         out["carried_bytes"] = decoder.bytes
         if self.gpu:  # what the convolution library makes of other layouts, and of a search
-            with torch.backends.cudnn.flags(benchmark=True):
+            with torch.backends.cudnn.flags(enabled=True, benchmark=True):
                 out["searched"] = run()
                 vae.decoder.to(memory_format=torch.channels_last_3d)
                 out["searched_channels_last"] = run()
