@@ -51,7 +51,7 @@ def planner_command(
         move_pixels=move_pixels,
         balance=balance,
     )
-    trainer = Trainer(load_set(data), out, config, device, lambda line: print(line, flush=True), start=start)
+    trainer = Trainer(load_set(data, device), out, config, device, lambda line: print(line, flush=True), start=start)
     if trainer.resume():
         print(f"going on at step {trainer.step}, {trainer.elapsed:.0f} s")
     print(trainer.run())
