@@ -1,9 +1,9 @@
 """The released shapes with random weights on one device: what every decoder costs, and how far bf16 is from fp32.
 
-Nobody needs a checkpoint for this: forwards, memory and rounding do not depend on what the weights have learned (how many
-drafted tokens are accepted does; random weights keep next to none).  Our bf16 logits and those of stock transformers,
-same weights and prompt, are both compared with stock's in fp32; ours may err `LIMIT` times as much.  Every cell is told
-as soon as it is measured, and one that fails does not end the others.
+Nobody needs a checkpoint for this: memory and rounding do not depend on what the weights have learned.  How many
+drafted tokens are accepted does, and forwards with it; random weights keep next to none.  Our bf16 logits and those of
+stock transformers, same weights and prompt, are both compared with stock's in fp32; ours may err `LIMIT` times as much.
+Every cell is told as soon as it is measured, and one that fails does not end the others.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from rich.table import Table
 def full_size_command(
     device: Annotated[str, typer.Option(help="cuda or cpu; default: whichever is there.")] = "",
     shape: Annotated[
-        Literal["released", "tiny"], typer.Option(help="released: 1.5 to 8 B parameters; tiny: the same code at no cost.")
+        Literal["released", "tiny"],
+        typer.Option(help="released: 1.5 to 8 B parameters; tiny: the same code."),
     ] = "released",
     model: Annotated[list[str], typer.Option(help="Only these models.")] = [],  # noqa: B006
     prompts: Annotated[int, typer.Option(min=1, help="Random prompts per decoder.")] = 1,
@@ -54,8 +55,8 @@ def full_size_command(
             write_json(head | result, out)
         last = result["decoders"][-1] if result["decoders"] else {}
         console.print(
-            f"{last.get('model')} {last.get('decoder')}: {last.get('forwards')} forwards, {last.get('seconds', 0):.1f} s;"
-            f" {len(result['logits'])} logit rows, {len(result['failed'])} failed",
+            f"{last.get('model')} {last.get('decoder')}: {last.get('forwards')} forwards,"
+            f" {last.get('seconds', 0):.1f} s; {len(result['logits'])} logit rows, {len(result['failed'])} failed",
             highlight=False,
         )
 

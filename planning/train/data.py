@@ -42,8 +42,11 @@ class DrivingSet:
         return torch.stack([self.images[self.before[rows]], self.images[self.now[rows]]], 2)
 
 
-def load_set(directory: Path, device: str = "cpu") -> DrivingSet:
-    """Every shard of `directory` as one set on `device`; pictures go there shard by shard, several at a time.
+def load_set(directory: Path, device: str = "cpu", drives: int | None = None) -> DrivingSet:
+    """The shards of `directory` as one set on `device`; pictures go there shard by shard, several at a time.
+
+    Args:
+        drives: at most so many shards, one each, the same ones every time.
 
     Raises:
         DatasetError: there is none, or their shapes disagree.
@@ -51,6 +54,8 @@ def load_set(directory: Path, device: str = "cpu") -> DrivingSet:
     shards = sorted(p.name.removesuffix(".now.npy") for p in directory.glob("*.now.npy"))
     if not shards:
         raise DatasetError(f"{directory} holds no shards; make some with `efficientgen data record` and `data render`")
+    if drives is not None:
+        shards = sorted(np.random.default_rng([0, *b"drives"]).permutation(shards)[:drives].tolist())
     small = [f.name for f in fields(DrivingSet) if f.name != "images"]
     columns: dict[str, list[np.ndarray]] = {name: [] for name in small}
     places: dict[Path, slice] = {}  # of each shard's pictures

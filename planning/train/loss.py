@@ -125,7 +125,7 @@ def _loss(
     if hidden is not None:
         ids += [torch.where(hidden[:, c], model.config.mask_token_id, answer) for c in range(COPIES)]
     row = torch.cat([embeds, model.embed(torch.cat(ids, 1)).to(embeds.dtype)], 1)  # (B, S, hidden)
-    states = model(row, torch.cat([positions, *[after] * len(ids)], 1), _attend(mask))
+    states = model(row, torch.cat([positions, *[after] * len(ids)], 1), dense_attend(mask))
     answer_states = states[:, prompt - 1 :]  # predictors: of clean answer token 0, 1, ...
     logits = model.logits(answer_states[:, :length])
     ce = F.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
@@ -143,7 +143,7 @@ def _loss(
     return LossParts((noisy + clean) / (2 * count), clean.detach() / count, noisy.detach() / masked)
 
 
-def _attend(mask: Tensor | None) -> Attend:
+def dense_attend(mask: Tensor | None) -> Attend:
     """Dense masked attention; None is causal.  K/V heads are repeated, which keeps the fused kernels for masks."""
 
     def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

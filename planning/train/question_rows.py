@@ -56,6 +56,9 @@ class Rows:
     draft_predictors: Tensor  # (B, K, N - 1)
     draft_targets: Tensor
 
+    def to(self, device: torch.device | str) -> Rows:
+        return Rows(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()})
+
 
 def assemble(
     scene: Tensor,

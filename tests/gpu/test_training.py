@@ -1,4 +1,4 @@
-"""Conversion on GPUs: FlexAttention against the dense oracle in loss and gradients, and FSDP2 over NCCL on two of them."""
+"""Conversion on GPUs: FlexAttention against the dense oracle, losses and gradients; FSDP2 over NCCL on two of them."""
 
 import json
 import os

@@ -24,7 +24,8 @@ def bf16_errors(stock, directory, grids, seeds, device: str = "cpu") -> tuple[fl
     """
     half = copy.deepcopy(stock).to(torch.bfloat16)
     wide_buffers = dict(stock.named_buffers())
-    for name in [n for n, _ in half.named_buffers() if n.endswith("inv_freq")]:  # loading in bf16 leaves them as they are
+    names = [n for n, _ in half.named_buffers() if n.endswith("inv_freq")]
+    for name in names:  # loading in bf16 keeps them in fp32
         owner, _, leaf = name.rpartition(".")
         setattr(half.get_submodule(owner), leaf, wide_buffers[name])
     half.save_pretrained(directory)
