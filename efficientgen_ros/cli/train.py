@@ -210,6 +210,8 @@ def ablate_sections_command(
     for claim in result["claims"]:
         words = {k: v["verdict"] for k, v in claim.items() if isinstance(v, dict)}
         _say(f"{claim['claim']} ({claim['seeds']} seeds): {words}")
+    if result["failed"]:
+        raise typer.Exit(1)
 
 
 def _say(line: str) -> None:

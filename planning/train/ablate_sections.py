@@ -2,8 +2,8 @@
 the noise schedule per section.
 
 A seed is one autoregressive parent, trained with no diffusion loss at all, and from it four conversions of equal steps:
-with both choices, without either, without each.  Seeds run side by side, each in a process of its own, on as many GPUs as
-there are.  A figure counts as one direction only where every seed says so (`verdicts`).
+with both choices, without either, without each.  Seeds run side by side, each in a process of its own, on as many GPUs
+as there are.  A figure counts as one direction only where every seed says so (`verdicts`).
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _seed(
 
     import torch
 
-    from efficientgen.planning.train.data import load_set
+    from efficientgen.planning.train.data import DatasetError, load_set
     from efficientgen.planning.train.trainer import TrainConfig, Trainer
 
     try:
@@ -148,6 +148,8 @@ def _seed(
         common: dict[str, Any] = {"seconds": 1e9, "batch": budget.batch, "seed": seed, "compile": compile_model,
                                   "save_every_s": 1e9, "validate_every_s": 1e9}  # fmt: skip
         samples = load_set(data, device, budget.drives)
+        if not samples.heldout.any():
+            raise DatasetError(f"no held-out samples in {budget.drives} drives of {data}: load more of them")
         parent = TrainConfig(
             **common, max_steps=budget.parent_steps, peak_lr=budget.parent_lr, ar_fraction=1.0, warmup=0.05
         )

@@ -10,6 +10,7 @@ Tokens are predicted from the one before (token shift), in both.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,8 @@ class Rows:
     draft_targets: Tensor
 
     def to(self, device: torch.device | str) -> Rows:
-        return Rows(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()})
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return Rows(**moved)
 
 
 def assemble(

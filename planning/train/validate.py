@@ -1,7 +1,7 @@
 """Held-out figures of a planner in training: token losses, greedily written trajectories, and how drafts do.
 
 A draft is what scaffold speculation asks for (Fast-dDrive, 2605.23163): a section's block of which only the first token
-is known, behind the true answer up to there.  The share of its values that are right is what a decoder's speed lives on.
+is known, behind the true answer up to there.  The share of its values that are right is what makes a decoder fast.
 """
 
 from __future__ import annotations
