@@ -29,6 +29,8 @@ class DrivingSet:
     answer: Tensor  # (N, L) int16
     weight: Tensor  # (N,) float32 sampling weight
     heldout: Tensor  # (N,) bool, True: validation only
+    kinds: Tensor  # (N, T) uint8, what each of the present frames' vision tokens shows (`look.token_labels`)
+    metres: Tensor  # (N, T) uint8, and how far away it is
 
     def __len__(self) -> int:
         return len(self.now)
@@ -53,6 +55,8 @@ def load_set(directory: Path) -> DrivingSet:
     columns: dict[str, list[np.ndarray]] = {f.name: [] for f in fields(DrivingSet)}
     offset = 0
     for shard in shards:
+        if lacking := [name for name in columns if not (directory / f"{shard}.{name}.npy").exists()]:
+            raise DatasetError(f"{directory} lacks {shard}.{lacking[0]}.npy; render it anew with `data render`")
         arrays = {name: np.load(directory / f"{shard}.{name}.npy", mmap_mode="r") for name in columns}
         for name, array in arrays.items():
             columns[name].append(array + offset if name in ("now", "before") else array)
