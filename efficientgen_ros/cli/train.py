@@ -55,7 +55,7 @@ def planner_command(
         balance=balance,
         look=look,
     )
-    trainer = Trainer(load_set(data), out, config, device, lambda line: print(line, flush=True), start=start)
+    trainer = Trainer(load_set(data, device), out, config, device, lambda line: print(line, flush=True), start=start)
     if trainer.resume():
         print(f"going on at step {trainer.step}, {trainer.elapsed:.0f} s")
     print(trainer.run())

@@ -9,6 +9,7 @@ on request the two answers to a yes/no question count alike however rare one of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,14 +94,16 @@ def sasd_loss(
     turn: NDArray[np.int64],
     full_probability: float,
     generator: torch.Generator,
+    section_weights: Sequence[float] = SECTION_WEIGHTS,
+    section_beta: Sequence[tuple[float, float]] = SECTION_BETA,
 ) -> LossParts:
     """AR loss on the clean answer plus section-weighted diffusion loss on the complementary noisy pair."""
     device = answer.device
     section = torch.from_numpy(template.section).to(device)
     maskable = torch.from_numpy(template.is_value & ~first_of_block(turn)).to(device)
-    beta = torch.tensor(SECTION_BETA, device=device)
+    beta = torch.tensor(section_beta, device=device)
     hidden = complementary_noise(maskable, section, beta, full_probability, generator, len(answer))
-    noisy_weights = torch.tensor(SECTION_WEIGHTS, device=device)[section] * weights
+    noisy_weights = torch.tensor(section_weights, device=device)[section] * weights
     mask = training_mask(positions.shape[1], turn).to(device)
     return _loss(model, embeds, positions, answer, weights, hidden, noisy_weights, mask)
 

@@ -3,7 +3,8 @@
 The loop is the recipe of Fast-dDrive at nano size: the first `ar_fraction` of the time trains the clean stream alone,
 the rest adds the complementary noisy pair with blocks that grow 4, 8, 16, 32 (Fast-dVLM 2604.06832, annealing with
 explicit progress).  Half of the rows see no ego history, so that pictures and not inertia move the car.  Progress is
-wall time, so that a run fits a lease whatever the machine; state is saved for `resume`, metrics go to JSONL.
+wall time, so that a run fits a lease whatever the machine; state is saved for `resume` and the averaged weights as a
+checkpoint every minute, so that a run that is killed has lost no more than that; metrics go to JSONL.
 """
 
 from __future__ import annotations
@@ -31,7 +32,15 @@ from efficientgen.planning.train.augment import augment_patches, augment_pixels
 from efficientgen.planning.train.data import DrivingSet
 from efficientgen.planning.train.initial import initialise
 from efficientgen.planning.train.look import LookHead, look_loss
-from efficientgen.planning.train.loss import LossParts, ar_loss, object_balance, sasd_loss, token_weights
+from efficientgen.planning.train.loss import (
+    SECTION_BETA,
+    SECTION_WEIGHTS,
+    LossParts,
+    ar_loss,
+    object_balance,
+    sasd_loss,
+    token_weights,
+)
 from efficientgen.planning.train.validate import Validation, validate
 
 
@@ -56,7 +65,10 @@ class TrainConfig:
     look: float = 0.0  # weight of the auxiliary loss on the vision tokens; 0: none
     seed: int = 0
     compile: bool = True
+    save_every_s: float = 60.0  # state and checkpoint
     validate_every_s: float = 120.0
+    section_weights: tuple[float, ...] = SECTION_WEIGHTS
+    section_beta: tuple[tuple[float, float], ...] = SECTION_BETA
 
 
 def block_size_at(progress: float, bd_size: int) -> int:
@@ -118,7 +130,8 @@ class Trainer:
 
     def run(self) -> Validation:
         """Train until the budget is spent; returns the last validation and writes the averaged model."""
-        begin, last_save = time.monotonic() - self.elapsed, time.monotonic()
+        begin = time.monotonic() - self.elapsed
+        saved = validated = time.monotonic()
         self.directory.mkdir(parents=True, exist_ok=True)
         window: list[tuple[float, float]] = []
         while self.step < self.config.max_steps:
@@ -136,15 +149,17 @@ class Trainer:
                 self._record(
                     kind="train", clean=float(clean), noisy=float(noisy), progress=progress, samples_per_s=rate
                 )
-            if time.monotonic() - last_save > self.config.validate_every_s:
-                self.save_state()
+            if time.monotonic() - saved > self.config.save_every_s:
+                self.elapsed = time.monotonic() - begin
+                self.save()
+                saved = time.monotonic()
+            if time.monotonic() - validated > self.config.validate_every_s:
                 self._record(kind="validation", **asdict(self.validation()))
-                last_save = time.monotonic()
+                validated = time.monotonic()
         self.elapsed = time.monotonic() - begin
-        self.save_state()
+        self.save()
         result = self.validation()
         self._record(kind="validation", **asdict(result))
-        self.export()
         return result
 
     def _train_step(self, progress: float) -> LossParts:
@@ -167,7 +182,7 @@ class Trainer:
                 probability = config.full_mask_probability
                 parts = sasd_loss(
                     self.model, embeds, self.positions, answer, self.template, weights, turn, probability,
-                    self.generator,
+                    self.generator, config.section_weights, config.section_beta,
                 )  # fmt: skip
             loss = parts.total
             if config.look:
@@ -204,6 +219,11 @@ class Trainer:
         self.model.load_state_dict(current)
         self.model.train()
         return result
+
+    def save(self) -> None:
+        """What `resume` goes on from, and the averaged model as it is now."""
+        self.save_state()
+        self.export()
 
     def export(self) -> None:
         """The averaged model as a checkpoint directory."""

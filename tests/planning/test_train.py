@@ -80,6 +80,26 @@ def test_fine_tuning_starts_from_the_given_weights(tiny_set, small_config, tmp_p
     assert (tmp_path / "b" / "model.safetensors").exists()
 
 
+def test_a_killed_run_leaves_a_checkpoint_and_a_state(tiny_set, small_config, tmp_path, monkeypatch):
+    config = TrainConfig(seconds=1e9, max_steps=5, batch=2, compile=False, save_every_s=0.0)
+    trainer = Trainer(tiny_set, tmp_path, config, "cpu", lambda line: None, small_config)
+    step = trainer._train_step
+
+    def killed(progress):
+        if trainer.step == 3:
+            raise KeyboardInterrupt
+        return step(progress)
+
+    monkeypatch.setattr(trainer, "_train_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    DDrive.from_pretrained(tmp_path)
+    again = Trainer(tiny_set, tmp_path, config, "cpu", lambda line: None, small_config)
+    assert again.resume() and again.step == 3
+    again.run()
+    assert again.step == 5
+
+
 def test_the_general_trainer_converts_a_planner(tiny_set, small_config, tokenizer, tmp_path):
     """Fast-dDrive's recipe on pictures, sections and scaffold: both halves of the loss fall, and the result plans."""
     torch.manual_seed(0)
