@@ -31,6 +31,9 @@ def planner_command(
         bool, typer.Option("--move-pixels", help="Augment pictures by shift and noise too.")
     ] = False,
     balance: Annotated[bool, typer.Option("--balance", help="Both answers to a yes/no question count alike.")] = False,
+    look: Annotated[
+        float, typer.Option(min=0, help="Weight of a loss that makes vision tokens tell what they show and how far.")
+    ] = 0.0,
     device: Annotated[str, typer.Option(help="cuda or cpu; default: whichever is there.")] = "",
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the towers.")] = True,
 ) -> None:
@@ -50,6 +53,7 @@ def planner_command(
         ar_fraction=ar_fraction,
         move_pixels=move_pixels,
         balance=balance,
+        look=look,
     )
     trainer = Trainer(load_set(data, device), out, config, device, lambda line: print(line, flush=True), start=start)
     if trainer.resume():

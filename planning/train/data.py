@@ -30,6 +30,8 @@ class DrivingSet:
     answer: Tensor  # (N, L) int16
     weight: Tensor  # (N,) float32 sampling weight
     heldout: Tensor  # (N,) bool, True: validation only
+    kinds: Tensor  # (N, T) uint8, what each of the present frames' vision tokens shows (`look.token_labels`)
+    metres: Tensor  # (N, T) uint8, and how far away it is
 
     def __len__(self) -> int:
         return len(self.now)
@@ -61,6 +63,8 @@ def load_set(directory: Path, device: str = "cpu", drives: int | None = None) ->
     places: dict[Path, slice] = {}  # of each shard's pictures
     shapes, offset = set(), 0
     for shard in shards:
+        if lacking := [name for name in [*small, "images"] if not (directory / f"{shard}.{name}.npy").exists()]:
+            raise DatasetError(f"{directory} lacks {shard}.{lacking[0]}.npy; render it anew with `data render`")
         path = directory / f"{shard}.images.npy"
         shape = np.load(path, mmap_mode="r").shape
         shapes.add(shape[1:])

@@ -31,6 +31,7 @@ from efficientgen.planning.tokenizer import NULL, Tokenizer
 from efficientgen.planning.train.augment import augment_patches, augment_pixels
 from efficientgen.planning.train.data import DrivingSet
 from efficientgen.planning.train.initial import initialise
+from efficientgen.planning.train.look import LookHead, look_loss
 from efficientgen.planning.train.loss import (
     SECTION_BETA,
     SECTION_WEIGHTS,
@@ -61,6 +62,7 @@ class TrainConfig:
     ema: float = 0.999
     move_pixels: bool = False  # augment pictures by shift and noise beside gain and offset
     balance: bool = False  # both answers to a yes/no question count alike
+    look: float = 0.0  # weight of the auxiliary loss on the vision tokens; 0: none
     seed: int = 0
     compile: bool = True
     save_every_s: float = 60.0  # state and checkpoint
@@ -101,9 +103,11 @@ class Trainer:
             initialise(self.model)
         else:
             self.model = load_model(start, torch.float32, device).requires_grad_(True).train()
+        self.head = LookHead(self.model.config.text.hidden_size).to(device)
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        decay = [p for p in self.model.parameters() if p.dim() > 1]
-        plain = [p for p in self.model.parameters() if p.dim() <= 1]
+        parameters = [*self.model.parameters(), *(self.head.parameters() if config.look else ())]
+        decay = [p for p in parameters if p.dim() > 1]
+        plain = [p for p in parameters if p.dim() <= 1]
         groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         fused = device.startswith("cuda")
         self.optimiser = torch.optim.AdamW(groups, lr=config.peak_lr, betas=(0.9, 0.95), fused=fused)
@@ -165,7 +169,7 @@ class Trainer:
         chances = self.data.weight[self.rows]
         pick = self.rows[torch.multinomial(chances, config.batch, replacement=True, generator=self.generator)]
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device.startswith("cuda")):
-            embeds = self._embed_prompt(pick)
+            embeds, vision = self._embed_prompt(pick)
             answer = self.data.answer[pick].long()
             weights = token_weights(self.template, answer, self.balance)
             if progress < config.ar_fraction:
@@ -180,8 +184,11 @@ class Trainer:
                     self.model, embeds, self.positions, answer, self.template, weights, turn, probability,
                     self.generator, config.section_weights, config.section_beta,
                 )  # fmt: skip
+            loss = parts.total
+            if config.look:
+                loss = loss + config.look * look_loss(self.head(vision), self.data.kinds[pick], self.data.metres[pick])
         self.optimiser.zero_grad(set_to_none=True)
-        parts.total.backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         keep = min(config.ema, (self.step + 1) / (self.step + 10))
@@ -190,8 +197,8 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.values()), [state[k] for k in self.average], 1 - keep)
         return parts
 
-    def _embed_prompt(self, pick: Tensor) -> Tensor:
-        """Prompt embeddings (B, P, hidden) with augmented pictures and, for some rows, no history."""
+    def _embed_prompt(self, pick: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompt embeddings (B, P, hidden), with augmented pictures and for some rows no history; vision tokens."""
         prompt = self.data.prompt[pick].long()
         silent = torch.rand(len(pick), 1, device=self.device, generator=self.generator) < self.config.history_dropout
         prompt = torch.where(silent & self.spoken[prompt], self.tokenizer.id_of(NULL), prompt)
@@ -199,7 +206,8 @@ class Trainer:
         if self.config.move_pixels:
             images = augment_pixels(images, self.generator)
         patches = patchify(images.flatten(0, 1)).unflatten(0, (len(pick), -1)).flatten(1, 2)
-        return self.model.embed(prompt, self.model.see(augment_patches(patches, self.generator), self.grids))
+        vision = self.model.see(augment_patches(patches, self.generator), self.grids)
+        return self.model.embed(prompt, vision), vision
 
     def validation(self) -> Validation:
         """Validate the averaged weights on held-out samples."""
@@ -225,8 +233,8 @@ class Trainer:
         self.tokenizer.save(self.directory)
 
     def save_state(self) -> None:
-        state = {"model": self.model.state_dict(), "average": self.average, "optimiser": self.optimiser.state_dict(),
-                 "step": self.step, "elapsed": self.elapsed}  # fmt: skip
+        state = {"model": self.model.state_dict(), "head": self.head.state_dict(), "average": self.average,
+                 "optimiser": self.optimiser.state_dict(), "step": self.step, "elapsed": self.elapsed}  # fmt: skip
         torch.save(state, self.directory / ".state.pt.new")
         os.replace(self.directory / ".state.pt.new", self.directory / "state.pt")
 
@@ -237,6 +245,7 @@ class Trainer:
             return False
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.elapsed = state["step"], state["elapsed"]
