@@ -154,6 +154,8 @@ def bringup_command(
     scenario: Annotated[str, typer.Argument(help="Scenario name or YAML file.")] = DEFAULT_SCENARIOS[0],
     planner: Annotated[str, typer.Option()] = DEFAULT,
     checkpoint: Annotated[str, typer.Option()] = "",
+    schema: Annotated[str, typer.Option(help="Answer to ask for: wod-e2e, nuscenes; empty: the checkpoint's.")] = "",
+    device: Annotated[str, typer.Option(help="Where the planner's model runs: cpu, cuda, cuda:1.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     world: Annotated[str, typer.Option()] = "reference",
     weather: Annotated[str, typer.Option(help="day, dusk, night, rain or fog; by default the scenario's own.")] = "",
@@ -172,7 +174,10 @@ def bringup_command(
     with _progress(console) as progress:
         task = progress.add_task(f"{scenario} · {planner}", total=None)
         here = with_weather(load_scenario(scenario), weather)
-        log = drive_ros(here, seed, planner, checkpoint, world, mode, record_dir, on_step=_ticker(progress, task))
+        tuning = {"planner": {"schema": schema, "device": device}}
+        log = drive_ros(
+            here, seed, planner, checkpoint, world, mode, record_dir, on_step=_ticker(progress, task), tuning=tuning
+        )
     console.print(_table([score(log)]))
     console.print(f"recorded: {record_dir / 'drive.mcap'}   (Foxglove; layout: {share(LAYOUT)})", soft_wrap=True)
 
