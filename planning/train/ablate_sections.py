@@ -132,9 +132,12 @@ def verdicts(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _seed(
     data: Path, scratch: Path, seed: int, todo: Sequence[str], budget: SectionBudget, ends: float, device: str,
-    compile_model: bool, told: Any,
+    compile_model: bool, told: Any, model: Any = None,
 ) -> None:  # fmt: skip
-    """One seed's parent and conversions, told row by row; a process of its own."""
+    """One seed's parent and conversions, told row by row and ended with None; a process of its own.
+
+    `model` is its shape; None is the nano size.
+    """
     import traceback
 
     import torch
@@ -155,7 +158,7 @@ def _seed(
         )
         quiet: Callable[[str], None] = lambda line: None  # noqa: E731
         begin = time.monotonic()
-        Trainer(samples, scratch / "parent", parent, device, quiet).run()
+        Trainer(samples, scratch / "parent", parent, device, quiet, model).run()
         spent = time.monotonic() - begin
         for name in todo:
             if time.time() > ends:

@@ -23,7 +23,7 @@ from tests.planning.conftest import random_observation
 
 
 @pytest.fixture(scope="module")
-def tiny_set(tmp_path_factory, tokenizer):
+def tiny_directory(tmp_path_factory, tokenizer):
     """Bright pictures mean go, dark ones mean stop."""
     directory = tmp_path_factory.mktemp("set")
     template = compile_template(NANO, tokenizer, 32)
@@ -53,7 +53,12 @@ def tiny_set(tmp_path_factory, tokenizer):
         "metres": np.repeat(np.arange(16)[:, None] % 2 * 10, 96, 1).astype(np.uint8),
     }
     save_shard(directory, "a", arrays)
-    return load_set(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tiny_set(tiny_directory):
+    return load_set(tiny_directory)
 
 
 def test_training_learns_resumes_and_exports_a_planner(tiny_set, small_config, tmp_path):
