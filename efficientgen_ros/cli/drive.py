@@ -174,7 +174,7 @@ def bringup_command(
     with _progress(console) as progress:
         task = progress.add_task(f"{scenario} · {planner}", total=None)
         here = with_weather(load_scenario(scenario), weather)
-        tuning = {"planner": {"schema": schema, "device": device}}
+        tuning: dict[str, Any] = {"planner": {"schema": schema, "device": device}}
         log = drive_ros(
             here, seed, planner, checkpoint, world, mode, record_dir, on_step=_ticker(progress, task), tuning=tuning
         )
