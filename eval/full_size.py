@@ -3,7 +3,8 @@
 Nobody needs a checkpoint for this: memory and rounding do not depend on what the weights have learned.  How many
 drafted tokens are accepted does, and forwards with it; random weights keep next to none.  Our bf16 logits and those of
 stock transformers, same weights and prompt, are both compared with stock's in fp32; ours may err `LIMIT` times as much.
-Every cell is told as soon as it is measured, and one that fails does not end the others.
+Every cell is told as soon as it is measured, one that fails does not end the others, and a run goes on where one that
+was cut short ended.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from efficientgen.eval.losslessness import costs
+from efficientgen.eval.losslessness import costs, decoders_of
 from efficientgen.eval.random_models import Subject
 from efficientgen.eval.stock import Prefix, Stock
 from efficientgen.planning.cache import KVCache
@@ -50,29 +51,27 @@ def full_size(
     new_tokens: int,
     seconds: float,
     tell: Callable[[dict[str, Any]], None],
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure every model, one in memory at a time; no new model is begun after `seconds`.
+    """Measure every model, one in memory at a time; no cell is begun after `seconds`.
 
-    `tell` is given the result so far after every cell.  `failed` names cells that raised, `left_out` models that there
-    was no time for.
+    `tell` is given the result so far after every cell.  `failed` names what raised, `left_out` what there was no time
+    for.  `before` is an earlier result with the same settings, whose cells are kept.
     """
-    began = time.monotonic()
-    result: dict[str, Any] = {"decoders": [], "logits": [], "failed": [], "left_out": [], "seconds": {}}
+    ends = time.monotonic() + seconds
+    before = before or {}
+    result: dict[str, Any] = {key: list(before.get(key, ())) for key in ("logits", "decoders")}
+    result |= {"failed": [], "left_out": []}
     for name, make in subjects.items():
-        if time.monotonic() - began > seconds:
-            result["left_out"].append(name)
-            continue
-        start = time.monotonic()
-        for measure in (_decoders, _logits):
+        for measure in (_logits, _decoders):
             try:
-                measure(make, device, prompts, new_tokens, result, tell)
+                measure(name, make, device, prompts, new_tokens, ends, result, tell)
             except Exception as error:  # of one cell; the others are worth having
                 traceback.print_exc()
                 what = {"model": name, "what": measure.__name__.strip("_"), "error": f"{type(error).__name__}: {error}"}
                 result["failed"].append(what)
             if device.startswith("cuda"):
                 torch.cuda.empty_cache()
-        result["seconds"][name] = round(time.monotonic() - start, 1)
         tell(result)
     return result
 
@@ -139,23 +138,38 @@ def _rms(a: Tensor, b: Tensor) -> float:
 
 
 def _decoders(
-    make: Callable[[], Subject], device: str, prompts: int, new_tokens: int, result: dict[str, Any],
-    tell: Callable[[dict[str, Any]], None],
+    name: str, make: Callable[[], Subject], device: str, prompts: int, new_tokens: int, ends: float,
+    result: dict[str, Any], tell: Callable[[dict[str, Any]], None],
 ) -> None:  # fmt: skip
+    done = {row["decoder"] for row in result["decoders"] if row["model"] == name}
+    if time.monotonic() > ends:
+        result["left_out"].append(f"{name}: decoders")
+        return
     subject = make()
     subject.model.to(torch.bfloat16)  # as the released shapes are drawn
-    for row in costs(subject, "bf16", prompts, new_tokens):
+    missing = [decoder for decoder in decoders_of(subject) if decoder not in done]
+    for row in costs(subject, "bf16", prompts, new_tokens, but=done):
         result["decoders"].append(asdict(row))
         tell(result)
+        missing.remove(row.decoder)
+        if missing and time.monotonic() > ends:
+            result["left_out"].append(f"{name}: {', '.join(missing)}")
+            return
 
 
 def _logits(
-    make: Callable[[], Subject], device: str, prompts: int, new_tokens: int, result: dict[str, Any],
-    tell: Callable[[dict[str, Any]], None],
+    name: str, make: Callable[[], Subject], device: str, prompts: int, new_tokens: int, ends: float,
+    result: dict[str, Any], tell: Callable[[dict[str, Any]], None],
 ) -> None:  # fmt: skip
+    if any(row["model"] == name for row in result["logits"]):
+        return
+    if time.monotonic() > ends:
+        result["left_out"].append(f"{name}: logits")
+        return
     subject = make()
     if device.startswith("cuda") and _bytes(subject.model) * 5 > torch.cuda.mem_get_info()[0]:
-        return  # fp32 and bf16 copies beside it would not fit: the larger shapes are for the decoders alone
+        result["left_out"].append(f"{name}: logits, whose fp32 copy does not fit beside it")
+        return
     subject.model.to(torch.bfloat16)
     result["logits"] += [asdict(row) for row in logit_errors(subject, device)]
     tell(result)

@@ -12,7 +12,7 @@ our own AR of the same dtype.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,9 +22,9 @@ from torch import Tensor
 from efficientgen.eval.random_models import Subject
 from efficientgen.eval.stock import Agreement, Prefix, Stock, autoregressive_choices, rounding, uncached_diffusion
 from efficientgen.planning.cache import KVCache
-from efficientgen.planning.decode import DECODERS, NOT_AUTOREGRESSIVE, Answer, Form, TemplateOnDevice, TextForm
+from efficientgen.planning.decode import DECODERS, NOT_AUTOREGRESSIVE, Answer, Counts, Form, TemplateOnDevice, TextForm
 from efficientgen.planning.decode_diffusion import CONFIDENCE, Pass
-from efficientgen.planning.decode_form import OPEN
+from efficientgen.planning.decode_form import OPEN, runner
 from efficientgen.planning.decode_text import read
 from efficientgen.planning.model import VisionLanguageModel, position_ids
 from efficientgen.planning.schema import AnswerError, Template, decode_answer
@@ -181,14 +181,17 @@ def compare_stock(subject: Subject, stock: Stock, dtype: str, cases: Sequence[tu
     return row
 
 
-def costs(subject: Subject, dtype: str, prompts: int, new_tokens: int, seed: int = 0) -> Iterator[Row]:
-    """`cost` of every decoder on one model."""
+def costs(
+    subject: Subject, dtype: str, prompts: int, new_tokens: int, seed: int = 0, but: Collection[str] = ()
+) -> Iterator[Row]:
+    """`cost` of every decoder on one model, `but` some."""
+    names = [name for name in decoders_of(subject) if name not in but]
     cases = {
         grid: [read_prompt(subject, s, grid, new_tokens) for s in range(seed, seed + prompts)]
-        for grid in {reads_on_grid(subject, d) for d in decoders_of(subject)}
+        for grid in {reads_on_grid(subject, name) for name in names}
     }
     own_ar: list[list[int]] = []
-    for decoder in decoders_of(subject):
+    for decoder in names:
         if decoder not in NOT_AUTOREGRESSIVE and not own_ar:
             own_ar = [case.decode("ar").ids for case in cases[False]]  # the device is warm from here on
         yield cost(subject, decoder, dtype, cases[reads_on_grid(subject, decoder)], own_ar)
@@ -198,7 +201,8 @@ def costs(subject: Subject, dtype: str, prompts: int, new_tokens: int, seed: int
 def cost(subject: Subject, decoder: str, dtype: str, cases: Sequence[Prompted], own_ar: Sequence[list[int]]) -> Row:
     """One decoder on a model as it is, on whatever device: forwards, accepted tokens, seconds, peak memory.
 
-    `own_ar` is what our AR wrote to each prompt, which the AR family is compared with.
+    `own_ar` is what our AR wrote to each prompt, which the AR family is compared with up to the first difference;
+    `logit_gap` says how near a tie that was.
     """
     free = decoder in NOT_AUTOREGRESSIVE
     row = Row(subject.name, decoder, dtype, "none" if free else OWN_AR)
@@ -214,11 +218,23 @@ def cost(subject: Subject, decoder: str, dtype: str, cases: Sequence[Prompted], 
             row.peak_mib = max(row.peak_mib or 0.0, torch.cuda.max_memory_allocated(device) / 2**20)
         if not free:  # what follows the first difference has another prefix and says nothing
             row.tokens += len(own_ar[i])
-            row.agreed += next(
-                (k for k, (x, y) in enumerate(zip(own_ar[i], answer.ids, strict=False)) if x != y), len(own_ar[i])
-            )
+            same = (k for k, (x, y) in enumerate(zip(own_ar[i], answer.ids, strict=False)) if x != y)
+            row.agreed += (first := next(same, len(own_ar[i])))
+            if first < len(own_ar[i]):
+                row.logit_gap = max(row.logit_gap, _gap(case, own_ar[i], answer.ids[first], first))
         _enter(row, subject, answer)
     return row
+
+
+def _gap(case: Prompted, ids: list[int], other: int, place: int) -> float:
+    """By how much the model prefers `ids[place]` to `other` there, when it reads all of `ids` before it at once."""
+    if place == 0:
+        logits = case.logits[None]
+    else:
+        case.cache.length = len(case.held)
+        logits = runner(case.model, case.cache, case.next_position, Counts())(ids[:place], 0, "causal")[-1:]
+    scores = case.form.allowed(logits, place)[0]
+    return abs(float(scores[ids[place]] - scores[other]))
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:

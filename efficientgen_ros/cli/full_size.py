@@ -21,8 +21,10 @@ def full_size_command(
     model: Annotated[list[str], typer.Option(help="Only these models.")] = [],  # noqa: B006
     prompts: Annotated[int, typer.Option(min=1, help="Random prompts per decoder.")] = 1,
     new_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens of free text.")] = 64,
-    seconds: Annotated[float, typer.Option(min=1, help="Begin no model after so long.")] = 120.0,
-    out: Annotated[Path | None, typer.Option(help="Write the result here as JSON, after every cell.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Begin nothing new after so long.")] = 120.0,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the result here as JSON, after every cell; cells that it holds are kept.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """What every decoder costs at released shape (random weights, bf16), and bf16 logits beside stock transformers'."""
@@ -60,7 +62,12 @@ def full_size_command(
             highlight=False,
         )
 
-    result = head | full_size(subjects, device, prompts, new_tokens, seconds, tell)
+    before = json.loads(out.read_text()) if out is not None and out.exists() else {}
+    if any(before.get(key) != head[key] for key in ("shape", "settings", "device")):
+        before = {}
+    result = head | full_size(subjects, device, prompts, new_tokens, seconds, tell, before)
+    if out is not None:
+        write_json(result, out)
     if as_json:
         print(json.dumps(result, indent=1))
     else:

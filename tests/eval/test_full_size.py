@@ -35,9 +35,20 @@ def test_a_model_that_fails_is_named_and_others_go_on():
     subjects = {"broken": broken, "tiny-efficient-dlm": tiny_subjects()["tiny-efficient-dlm"]}
     told = []
     result = full_size(subjects, "cpu", 1, 4, 1e9, lambda so_far: told.append(len(so_far["decoders"])))
-    assert [f["what"] for f in result["failed"]] == ["decoders", "logits"] and "no room" in result["failed"][0]["error"]
+    assert [f["what"] for f in result["failed"]] == ["logits", "decoders"] and "no room" in result["failed"][0]["error"]
     assert [r["model"] for r in result["decoders"]] == ["tiny-efficient-dlm"] and told[-1] == 1
-    assert full_size(subjects, "cpu", 1, 4, -1.0, lambda so_far: None)["left_out"] == list(subjects)
+    late = full_size({"tiny-dvlm": tiny_subjects()["tiny-dvlm"]}, "cpu", 1, 4, -1.0, lambda so_far: None)
+    assert late["left_out"] == ["tiny-dvlm: logits", "tiny-dvlm: decoders"]
+
+
+def test_a_run_goes_on_where_another_ended():
+    subjects = {"tiny-dvlm": tiny_subjects()["tiny-dvlm"]}
+    whole = full_size(subjects, "cpu", 1, 4, 1e9, lambda so_far: None)
+    half = {"decoders": whole["decoders"][:2], "logits": whole["logits"]}
+    told = []
+    again = full_size(subjects, "cpu", 1, 4, 1e9, lambda so_far: told.append(len(so_far["decoders"])), half)
+    assert told[0] == 3 and [r["decoder"] for r in again["decoders"]] == [r["decoder"] for r in whole["decoders"]]
+    assert again["logits"] == whole["logits"]
 
 
 def test_an_error_of_ours_would_be_seen():
