@@ -77,15 +77,10 @@ def full_size_command(
 
 
 def _print(result: dict[str, Any]) -> None:
-    table = Table("model", "decoder", "values", "forwards", "drafted", "accepted", "s", "peak GiB", box=SIMPLE_HEAD)
-    for row in result["decoders"]:
-        peak = f"{row['peak_mib'] / 1024:.1f}" if row["peak_mib"] else ""
-        counts = [str(row[name]) for name in ("values", "forwards", "drafted", "accepted")]
-        table.add_row(row["model"], row["decoder"], *counts, f"{row['seconds']:.1f}", peak)
-    errors = Table("model", "prompt", "tokens", "ours", "stock", "ratio", "logits", box=SIMPLE_HEAD,
-                   title="RMS error of bf16 logits to fp32")  # fmt: skip
-    for row in result["logits"]:
-        numbers = [f"{row[name]:.3g}" for name in ("ours", "stock", "ratio", "logits")]
-        errors.add_row(row["model"], row["prompt"], str(row["tokens"]), *numbers)
-    for each in (table, errors):
-        Console().print(each)
+    from efficientgen.eval.full_size_table import decoder_lines, logit_lines
+
+    for head, *body in (decoder_lines(result["decoders"]), logit_lines(result["logits"])):
+        table = Table(*head, box=SIMPLE_HEAD)
+        for line in body:
+            table.add_row(*line)
+        Console(width=max(124, Console().width)).print(table)
