@@ -34,6 +34,7 @@ def save_nano(directory: Path, autoencoder: Autoencoder, model: NanoModel) -> No
             kind = torch.float32 if name in EXACT else torch.bfloat16
             tensors[f"{part}.{name}"] = value.detach().to("cpu", kind).contiguous()
     save_file(tensors, directory / f".{WEIGHTS}.new")
+    (directory / f".{WEIGHTS}.new").chmod(0o644)
     os.replace(directory / f".{WEIGHTS}.new", directory / WEIGHTS)
     world = asdict(model.config)
     config = {"architectures": [ARCHITECTURE], "autoencoder": asdict(autoencoder.config), "world": world}

@@ -139,6 +139,10 @@ class RigRays:
 
     def __call__(self, to_map: Tensor, first: Tensor, metre: float) -> Rays:
         """Rays (B, T, S, ...) of poses (B, T, 4, 4) relative to (B, 4, 4), lengths times `metre`."""
+        with torch.autocast(to_map.device.type, enabled=False):  # metres want fp32
+            return self._moved(to_map, first, metre)
+
+    def _moved(self, to_map: Tensor, first: Tensor, metre: float) -> Rays:
         way = rigid_inverse(first)[:, None] @ to_map
         way[..., :3, 3] *= metre
         way = way.float()
