@@ -126,7 +126,11 @@ def fit_world(
     save(run.state())
     metrics(part="world", step=run.steps, done=True)
     done = run.average.into(NanoModel(model.config).to(device))
-    return done, truth, dream(done, clips, truth, features, rays).clamp(-DEEPEST, DEEPEST)
+    try:
+        dreamed = dream(done, clips, truth, features, rays).clamp(-DEEPEST, DEEPEST)
+    except DivergedError as error:
+        metrics(part="dream", diverged=str(error))
+    return done, truth, dreamed
 
 
 def pixel_loss(

@@ -31,7 +31,7 @@ class TrainConfig:
     polish_lr: float = 4e-4
     batch: int = 32  # windows
     window: int = 12  # time steps
-    lr: float = 1.2e-3
+    lr: float = 1e-3
     dream_every_s: float = 25.0  # between two dreams of all drives
     first_dream: float = 0.3  # share of the world's progress after which training is on its own dreams as well
     dreamed: float = 0.6  # share of windows whose context is dreamed, from then on
