@@ -50,7 +50,7 @@ def world_command(
     from efficientgen.eval.world_gates import Deadline, examine
 
     try:
-        deadline = Deadline(max(config.seconds, clock.elapsed + 20.0), clock)
+        deadline = Deadline(max(config.seconds, clock.elapsed + 45.0), clock)
         gates = examine(autoencoder, model, load_clips(heldout, device), clips, deadline, samples=out / "samples.png")
     except Exception:  # the checkpoint is written; what went wrong with its examination goes on record
         gates = {"error": traceback.format_exc()}

@@ -83,7 +83,7 @@ def fit_autoencoder(
         if run.steps % 20 == 0:
             window.append(loss.detach())
         if run.steps % 200 == 0 or run.steps == config.max_steps:
-            mean = float(torch.stack(window).mean()) if window else float(loss)
+            mean = float(torch.stack(window).mean()) if window else float(loss.detach())
             window.clear()
             metrics(part="autoencoder", step=run.steps, loss=mean, progress=run.progress)
         if run.save_due():

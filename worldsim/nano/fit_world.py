@@ -117,7 +117,7 @@ def fit_world(
         if run.steps % 10 == 0:
             notes.append(torch.stack([loss.detach(), (total - loss).detach()]))
         if run.steps % 100 == 0 or run.steps == config.max_steps:
-            mean = torch.stack(notes).mean(0).tolist() if notes else [float(loss), 0.0]
+            mean = torch.stack(notes).mean(0).tolist() if notes else [float(loss.detach()), 0.0]
             notes.clear()
             metrics(part="world", step=run.steps, loss=mean[0], pixels=mean[1], progress=progress)
         if run.save_due():
