@@ -52,7 +52,7 @@ def _transformer() -> SanaConfig:
 class WorldConfig:
     """Sizes and habits of the shipped model; frames are time steps of 0.4 s."""
 
-    latent: int = 128
+    latent: int = 160
     features: int = 64  # channels of the raster as the autoencoder reads it, at quarter resolution
     condition: int = 96  # ... and on the token grid
     transformer: SanaConfig = field(default_factory=_transformer)

@@ -24,7 +24,7 @@ class TrainConfig:
 
     seconds: float = 480.0
     gates_s: float = 45.0  # left over for them
-    autoencoder_share: float = 0.36  # of what remains after loading
+    autoencoder_share: float = 0.4  # of what remains after loading
     polish_share: float = 0.07  # at the end, for the decoder on dreams
     autoencoder_batch: int = 32  # time steps, of three pictures
     autoencoder_lr: float = 1.2e-3
