@@ -81,7 +81,7 @@ def _shaped(config: dict[str, Any], path: Path) -> tuple[Autoencoder, NanoModel]
     """Empty models of the sizes in a config."""
     try:
         world = dict(config["world"])
-        transformer = config_from_json(world.pop("transformer"), path)
+        transformer = config_from_json(dict(world.pop("transformer")), path)
         known = {f.name for f in fields(WorldConfig)}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in world.items() if k in known}
         autoencoder = Autoencoder(AutoencoderConfig(**config["autoencoder"]))
