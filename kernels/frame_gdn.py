@@ -37,6 +37,7 @@ except ImportError:  # installations without a GPU: the reference runs alone
     triton = None
 
 EPS = 1e-8
+REFERENCE_ONLY = os.environ.get("EFFICIENTGEN_GDN") == "reference"  # for short runs: tuning the kernel takes a minute
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,10 @@ def frame_gdn(
         Attention output (B, T, S, H, D) in the state's dtype (fp32, or fp64 for fp64 input), and the state after T.
     """
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v, beta, decay))
-    kernel = q.is_cuda and triton is not None and q.dtype != torch.float64 and not learns
+    kernel = q.is_cuda and triton is not None and q.dtype != torch.float64 and not learns and not REFERENCE_ONLY
     rule = frame_gdn_triton if kernel else frame_gdn_reference
-    return rule(q, k, v, beta, decay, mass=mass, state=state, chunks=chunks)
+    with torch.autocast(q.device.type, enabled=False):  # recurrences add up in fp32 whatever surrounds them
+        return rule(q, k, v, beta, decay, mass=mass, state=state, chunks=chunks)
 
 
 def frame_gdn_reference(

@@ -1,16 +1,13 @@
-"""Worlds of in-process drives: which one draws, and whether the planner can drive in it."""
+"""Worlds of drives: options that go together, and whether the planner can drive in what the world draws."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-REFERENCE, SANA_WM = "reference", "sana-wm"
-WORLDS = (REFERENCE, SANA_WM)
+from efficientgen.worldsim.worlds import NANO, REFERENCE, SANA_WM, WORLDS, WorldOptionsError, check_world, load_world
 
-
-class WorldOptionsError(ValueError):
-    """Options of a world that do not go together."""
+__all__ = ["NANO", "REFERENCE", "SANA_WM", "WORLDS", "WorldOptionsError", "check_options", "make_world"]
 
 
 class CamerasMissingError(ValueError):
@@ -19,14 +16,11 @@ class CamerasMissingError(ValueError):
 
 def check_options(name: str, directory: Path | None, in_process: bool) -> None:
     """Raises:
-    WorldOptionsError: an imagined world without its directory, over ROS 2, or a directory without one.
+    UnknownWorldError, WorldOptionsError: as `check_world`; SANA-WM over ROS 2.
     """
-    if name == SANA_WM and directory is None:
-        raise WorldOptionsError(f"--world {SANA_WM} needs the released weights: give --world-dir DIR")
+    check_world(name, directory)
     if name == SANA_WM and not in_process:
         raise WorldOptionsError(f"--world {SANA_WM} drives in this process only: add --in-process")
-    if name == REFERENCE and directory is not None:
-        raise WorldOptionsError("--world-dir holds an imagined world's weights: add --world sana-wm, or leave it out")
 
 
 def make_world(name: str, directory: Path | None, device: str) -> Any:
@@ -36,26 +30,7 @@ def make_world(name: str, directory: Path | None, device: str) -> Any:
         WorldOptionsError: no such device.
         MissingWorldError, WrongVariantError, CheckpointError, WorldMemoryError: its directory cannot be used.
     """
-    if name == REFERENCE or directory is None:
-        from efficientgen.worldsim.reference.world import ReferenceWorld
-
-        return ReferenceWorld()
-    import torch
-
-    try:
-        import diffusers
-    except ImportError as error:
-        raise WorldOptionsError("--world sana-wm needs diffusers: pip install 'efficientgen[sana]'") from error
-    from efficientgen.worldsim.sana.world import SanaWorld
-
-    diffusers.utils.logging.set_verbosity_error()
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        words = str(error).splitlines()[0]
-        raise WorldOptionsError(f"--world-device {chosen} cannot be used here ({words}); try cpu") from error
-    return SanaWorld.from_pretrained(directory, device=chosen)
+    return load_world(name, directory, device)
 
 
 def require_cameras(planner: object, world: Any) -> None:
