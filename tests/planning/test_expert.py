@@ -15,8 +15,9 @@ from efficientgen.perception.route import locate, point_at
 from efficientgen.perception.types import Actor, ActorKind, EgoState, OracleFrame, Route, StopLine, VehicleParams
 from efficientgen.planning.expert import expert_plan
 from efficientgen.planning.tracker import anchor, track
+from efficientgen.worldsim.lane_routes import plan_route
 from efficientgen.worldsim.scenario import FAMILIES, load_scenario, scenario_names
-from efficientgen.worldsim.town import load_town, plan_route
+from efficientgen.worldsim.town import load_town
 from efficientgen.worldsim.vehicle import advance
 
 FRONT = VehicleParams().rear_to_centre + VehicleParams().length / 2
