@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -29,6 +30,12 @@ from tests.perception.test_health import observation
 FAULT_NS = handover_stamp(scenario()) + 4 * CHUNK_NS
 
 
+@cache
+def noise(tick: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The same in every drive."""
+    return np.random.default_rng(tick).integers(0, 255, shape, dtype=np.uint8)
+
+
 class TexturedWorld(FakeWorld):
     """Pictures with something on them, which changes from tick to tick."""
 
@@ -36,11 +43,7 @@ class TexturedWorld(FakeWorld):
         drawn = super().step(frames)
         cameras = {}
         for name, taken in drawn.cameras.items():
-            noisy = []
-            for frame in taken:
-                rng = np.random.default_rng(frame.stamp_ns // 1000)
-                noisy.append(replace(frame, image=rng.integers(0, 255, frame.image.shape, dtype=np.uint8)))
-            cameras[name] = tuple(noisy)
+            cameras[name] = tuple(replace(f, image=noise(f.stamp_ns // 1000, f.image.shape)) for f in taken)
         return SensorFrames(drawn.stamps_ns, cameras)
 
 

@@ -241,9 +241,9 @@ def test_is_a_pure_function_and_fast() -> None:
     )
     frame = frame_of(ego_on(route, 20.0), actors, "g")
     first = expert_plan(route, frame)
-    began = time.perf_counter()
+    began = time.process_time()
     again = [expert_plan(route, frame) for _ in range(20)]
-    assert (time.perf_counter() - began) / 20 < 0.02, "meant to take about 3 ms"
+    assert (time.process_time() - began) / 20 < 0.02, "meant to take about 3 ms"
     assert all(np.array_equal(first.waypoints, p.waypoints) and first.sections == p.sections for p in again)
 
 
