@@ -72,6 +72,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("seed", ("world",)),
     Argument("planner", ("world", "planner", "vehicle", "safety", "recorder")),
     Argument("checkpoint", ("planner",)),
+    *(Argument(name, ("planner",)) for name in ("schema", "decoder", "device", "dtype", "rollouts")),
     Argument("world", ("world", "planner")),
     Argument("world_dir", ("world",)),
     Argument("world_device", ("world",)),
@@ -101,7 +102,7 @@ def nodes_for(planner: str) -> tuple[NodeSpec, ...]:
 
 
 def node_parameters(values: dict[str, Value]) -> dict[str, dict[str, Value]]:
-    """Argument values as the parameters of each node, checked.
+    """Argument values as the parameters of each node, checked; what is not given stays at its default.
 
     Raises:
         ParameterError: an argument that does not fit its parameter.
@@ -109,7 +110,7 @@ def node_parameters(values: dict[str, Value]) -> dict[str, dict[str, Value]]:
     shares: dict[str, dict[str, Value]] = {spec.name: {} for spec in NODES}
     for argument in ARGUMENTS:
         for node in argument.nodes:
-            shares[node][argument.name] = values[argument.name]
+            shares[node][argument.name] = values.get(argument.name, argument.parameter.default)
     return {node: check_all(node, share) for node, share in shares.items()}
 
 

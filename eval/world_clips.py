@@ -91,7 +91,8 @@ def render_clips(
     for path in logs:
         if not (directory / f"{path.stem}.json").exists():
             groups.setdefault(_scene(path, config), []).append(path)
-    parts = [group[i : i + 4] for group in groups.values() for i in range(0, len(group), 4)]
+    size = max(1, min(4, len(logs) // workers))
+    parts = [group[i : i + size] for group in groups.values() for i in range(0, len(group), size)]
     random.Random(0).shuffle(parts)  # so that a deadline cuts no town short
     jobs = [(tuple(map(str, part)), str(directory), config, deadline) for part in parts]
     total = 0

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,12 +73,14 @@ def examine(
     reference: Clips,
     deadline: Deadline,
     reader_s: float = 12.0,
+    samples: Path | None = None,
 ) -> dict[str, Any]:
     """All gates; one that fails is reported as its traceback, and what there is no time for is left out.
 
     Args:
         reference: clips whose pictures teach the reader, of other towns.
         reader_s: seconds to teach it.
+        samples: a PNG to write, dreams beside reference pictures.
     """
     rays = RigRays(device=heldout.device)
     steps = torch.arange(len(heldout.pictures), device=heldout.device)
@@ -91,6 +94,8 @@ def examine(
     took = time.monotonic() - began
     out: dict[str, Any] = {"drives": len(heldout.starts), "steps": len(steps), "step_s": STEP_S,
                            "device": _device_name(heldout.device), "dreaming_s": round(took, 1)}  # fmt: skip
+    if samples is not None:
+        write_samples(dreams, samples)
     gates: dict[str, Callable[[], dict[str, Any]]] = {
         "autoencoder": lambda: _autoencoder(autoencoder, dreams, truth),
         "horizons": lambda: _horizons(dreams),
@@ -109,6 +114,19 @@ def examine(
         except Exception:  # the others are still worth having; the traceback says what broke
             out[name] = {"error": traceback.format_exc()}
     return out
+
+
+def write_samples(dreams: Dreams, path: Path, drives: int = 5) -> None:
+    """Rows of reference, dream and autoencoder for some drives, at each of the horizons."""
+    from PIL import Image
+
+    rows = []
+    for start, length in dreams.drives[:: max(1, len(dreams.drives) // drives)][:drives]:
+        for seconds in HORIZONS_S:
+            step = start + min(length - 1, round(seconds / STEP_S))
+            for pictures in (dreams.clips.pictures, dreams.dreamed, dreams.ceiling):
+                rows.append(torch.cat(list(pictures[step].cpu()), 1).numpy())
+    Image.fromarray(np.concatenate(rows)).save(path)
 
 
 def _in_parts(make: Callable[[Tensor], Tensor], steps: Tensor) -> Tensor:

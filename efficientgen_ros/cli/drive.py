@@ -161,6 +161,8 @@ def bringup_command(
     scenario: Annotated[str, typer.Argument(help="Scenario name or YAML file.")] = DEFAULT_SCENARIOS[0],
     planner: Annotated[str, typer.Option()] = DEFAULT,
     checkpoint: Annotated[str, typer.Option()] = "",
+    schema: Annotated[str, typer.Option(help="Answer to ask for: wod-e2e, nuscenes; empty: the checkpoint's.")] = "",
+    device: Annotated[str, typer.Option(help="Where the planner's model runs: cpu, cuda, cuda:1.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     world: Annotated[str, typer.Option()] = "reference",
     world_dir: Annotated[Path | None, typer.Option(help="Weights of an imagined world.")] = None,
@@ -181,9 +183,10 @@ def bringup_command(
     with _progress(console) as progress:
         task = progress.add_task(f"{scenario} · {planner}", total=None)
         here = with_weather(load_scenario(scenario), weather)
+        tuning: dict[str, Any] = {"planner": {"schema": schema, "device": device}}
         log = drive_ros(
             here, seed, planner, checkpoint, world, mode, record_dir, world_dir=str(world_dir or ""),
-            world_device=world_device, on_step=_ticker(progress, task),
+            world_device=world_device, on_step=_ticker(progress, task), tuning=tuning,
         )  # fmt: skip
     console.print(_table([score(log)]))
     console.print(f"recorded: {record_dir / 'drive.mcap'}   (Foxglove; layout: {share(LAYOUT)})", soft_wrap=True)

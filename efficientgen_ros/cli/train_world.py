@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import traceback
 from pathlib import Path
 from typing import Annotated
@@ -49,10 +50,15 @@ def world_command(
     from efficientgen.eval.world_gates import Deadline, examine
 
     try:
-        gates = examine(autoencoder, model, load_clips(heldout, device), clips, Deadline(clock.elapsed + 60.0, clock))
+        deadline = Deadline(max(config.seconds, clock.elapsed + 45.0), clock)
+        gates = examine(autoencoder, model, load_clips(heldout, device), clips, deadline, samples=out / "samples.png")
     except Exception:  # the checkpoint is written; what went wrong with its examination goes on record
         gates = {"error": traceback.format_exc()}
     for directory in (out, export):
         if directory is not None:
             (directory / "gates.json").write_text(json.dumps(gates, indent=1) + "\n")
+    if export is not None:
+        for name in ("training.jsonl", "samples.png"):
+            if (out / name).exists():
+                shutil.copy2(out / name, export / name)
     print(json.dumps(gates, indent=1), flush=True)

@@ -34,6 +34,7 @@ def save_nano(directory: Path, autoencoder: Autoencoder, model: NanoModel) -> No
             kind = torch.float32 if name in EXACT else torch.bfloat16
             tensors[f"{part}.{name}"] = value.detach().to("cpu", kind).contiguous()
     save_file(tensors, directory / f".{WEIGHTS}.new")
+    (directory / f".{WEIGHTS}.new").chmod(0o644)
     os.replace(directory / f".{WEIGHTS}.new", directory / WEIGHTS)
     world = asdict(model.config)
     config = {"architectures": [ARCHITECTURE], "autoencoder": asdict(autoencoder.config), "world": world}
@@ -80,7 +81,7 @@ def _shaped(config: dict[str, Any], path: Path) -> tuple[Autoencoder, NanoModel]
     """Empty models of the sizes in a config."""
     try:
         world = dict(config["world"])
-        transformer = config_from_json(world.pop("transformer"), path)
+        transformer = config_from_json(dict(world.pop("transformer")), path)
         known = {f.name for f in fields(WorldConfig)}
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in world.items() if k in known}
         autoencoder = Autoencoder(AutoencoderConfig(**config["autoencoder"]))

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from efficientgen.worldsim.nano.autoencoder import Autoencoder, from_grid, to_bytes, to_grid, to_pixels
 from efficientgen.worldsim.nano.clips import Clips
 from efficientgen.worldsim.nano.layout import Kind
-from efficientgen.worldsim.nano.training import Clock, Metrics, Run, TrainConfig
+from efficientgen.worldsim.nano.training import Clock, Metrics, Run, TrainConfig, autocast
 
 COUNTS = {Kind.RED: 10.0, Kind.YELLOW: 10.0, Kind.GREEN: 10.0, Kind.HEAD: 2.0, Kind.CAR: 2.5, Kind.TRUCK: 2.0,
           Kind.BUS: 2.0, Kind.BICYCLE: 5.0, Kind.PEDESTRIAN: 5.0, Kind.PARKED: 1.5}  # fmt: skip
-QUIET, LOUD = 0.05, 0.5  # noise on latents, in their standard deviations
-LOUD_SHARE, BLIND_SHARE = 0.4, 0.1  # of the pictures: louder noise; no latent at all
+QUIET, LOUD = 0.05, 0.35  # noise on latents, in their standard deviations
+LOUD_SHARE, BLIND_SHARE = 0.3, 0.06  # of the pictures: louder noise; no latent at all
 PULL = 1e-4  # of latents towards 0
 
 Save = Callable[[dict[str, Any]], None]
@@ -36,9 +36,9 @@ def weights_of(rasters: Tensor) -> Tensor:
 def picture_loss(out: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     """Absolute and squared differences, weighted, and those of the image gradients."""
     off = out.float() - truth
-    plain = (weights * (off.abs() + 4.0 * off.square())).mean() / weights.mean()
+    plain = (weights * (off.abs() + 8.0 * off.square())).mean() / weights.mean()
     edges = (off[..., 1:] - off[..., :-1]).abs().mean() + (off[..., 1:, :] - off[..., :-1, :]).abs().mean()
-    return plain + 0.5 * edges
+    return plain + 0.25 * edges
 
 
 def disturbed(z: Tensor) -> Tensor:
@@ -64,7 +64,6 @@ def fit_autoencoder(
         resumed: such a state, to go on from.
     """
     device = clips.device
-    cuda = device.type == "cuda"
     model = model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     run = Run(model, config.autoencoder_lr, config, clock, until_s)
     if resumed:
@@ -75,7 +74,7 @@ def fit_autoencoder(
         truth = to_pixels(clips.pictures[pick].flatten(0, 1)).contiguous(memory_format=torch.channels_last)
         rasters = clips.rasters[pick].flatten(0, 1)
         weather = clips.weather[pick].repeat_interleave(clips.cameras)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+        with autocast(device, config):
             features = model.reader(rasters, weather)
             z = model.encode(truth, features[1])
             out = model.decode(disturbed(z), features)
@@ -84,7 +83,7 @@ def fit_autoencoder(
         if run.steps % 20 == 0:
             window.append(loss.detach())
         if run.steps % 200 == 0 or run.steps == config.max_steps:
-            mean = float(torch.stack(window).mean()) if window else float(loss)
+            mean = float(torch.stack(window).mean()) if window else float(loss.detach())
             window.clear()
             metrics(part="autoencoder", step=run.steps, loss=mean, progress=run.progress)
         if run.save_due():
@@ -97,6 +96,40 @@ def fit_autoencoder(
     done.std.copy_(z.std((0, 2, 3)).clamp_min(1e-3))
     metrics(part="autoencoder", step=run.steps, done=True, latent_std=float(done.std.mean()))
     return done
+
+
+def polish_decoder(
+    model: Autoencoder, clips: Clips, latents: tuple[Tensor, Tensor], config: TrainConfig, clock: Clock, until_s: float,
+    metrics: Metrics,
+) -> Autoencoder:  # fmt: skip
+    """The decoder on half true, half dreamed `latents` (N, C, R, cameras W), until `until_s`; all else stays frozen.
+
+    It learns what the world model's errors look like; the latents and the raster's reading, which the world model was
+    trained on, do not change.
+    """
+    device = clips.device
+    model = model.eval().requires_grad_(False)
+    for part in model.decoder:
+        part.requires_grad_(True)
+    run = Run(model, config.polish_lr, config, clock, until_s)
+    losses: list[Tensor] = []
+    while run.progress < 1:
+        pick = torch.randint(len(clips.pictures), (config.autoencoder_batch,), device=device)
+        half = len(pick) // 2
+        grid = torch.cat([latents[0][pick[:half]], latents[1][pick[half:]]])
+        rasters, weather = clips.rasters[pick].flatten(0, 1), clips.weather[pick].repeat_interleave(clips.cameras)
+        z = model.restored(from_grid(grid.float(), clips.cameras)).contiguous(memory_format=torch.channels_last)
+        with autocast(device, config):
+            with torch.no_grad():
+                features = model.reader(rasters, weather)
+            out = model.decode(z + QUIET * model.std.to(z)[:, None, None] * torch.randn_like(z), features)
+        loss = picture_loss(out, to_pixels(clips.pictures[pick].flatten(0, 1)), weights_of(rasters))
+        run.descend(loss)
+        if run.steps % 10 == 0:
+            losses.append(loss.detach())
+    done = Autoencoder(model.config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    metrics(part="decoder", step=run.steps, loss=float(torch.stack(losses).mean()) if losses else 0.0)
+    return run.average.into(done)
 
 
 @torch.no_grad()

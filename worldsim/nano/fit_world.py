@@ -21,7 +21,7 @@ from efficientgen.worldsim.nano.clips import Clips
 from efficientgen.worldsim.nano.fit_autoencoder import Save, encode_steps, picture_loss, weights_of
 from efficientgen.worldsim.nano.model import NanoModel, RigRays
 from efficientgen.worldsim.nano.stream import Stream
-from efficientgen.worldsim.nano.training import Clock, Metrics, Run, TrainConfig
+from efficientgen.worldsim.nano.training import Clock, Metrics, Run, TrainConfig, autocast
 from efficientgen.worldsim.sana.sampler import DivergedError
 
 FINISHED = 0.08  # the most noise on frames that count as finished
@@ -55,15 +55,14 @@ def noise_levels(rows: int, frames: int, levels: tuple[int, ...], device: torch.
 def fit_world(
     model: NanoModel, autoencoder: Autoencoder, clips: Clips, config: TrainConfig, clock: Clock, until_s: float,
     metrics: Metrics, save: Save, export: Callable[[NanoModel], None], resumed: dict[str, Any] | None = None,
-) -> NanoModel:  # fmt: skip
-    """Train until `until_s` on the clock; returns the averaged model, frozen.
+) -> tuple[NanoModel, Tensor, Tensor]:  # fmt: skip
+    """Train until `until_s` on the clock; returns the averaged model, frozen, true latents and its last dream of them.
 
     Args:
         save, export: called every `config.export_every_s` with the run's state, and with the averaged model.
         resumed: such a state, to go on from.
     """
     device = clips.device
-    cuda = device.type == "cuda"
     model = model.to(device).train()
     rays = RigRays(device=device)
     truth = torch.cat([encode_steps(autoencoder, clips, part) for part in _parts(len(clips.pictures), device)])
@@ -100,7 +99,7 @@ def fit_world(
         level = noise_levels(config.batch, config.window, model.config.levels, device)
         s = level[:, :, None, None, None]
         x = (1 - s) * held + s * torch.randn_like(z)
-        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+        with autocast(device, config):
             weather = clips.weather[first]
             condition = model.condition(features[where.flatten()]).unflatten(0, where.shape)
             v = model(
@@ -112,32 +111,38 @@ def fit_world(
         loss = (counts * (made - z).square()).mean() / counts.mean().clamp_min(1e-6)
         total = loss
         if progress > config.pixels_from and config.pixel_frames:
-            seen = pixel_loss(autoencoder, clips, where, made, level, config.pixel_frames, cuda)
+            seen = pixel_loss(autoencoder, clips, where, made, level, config)
             total = loss + seen
         run.descend(total)
         if run.steps % 10 == 0:
             notes.append(torch.stack([loss.detach(), (total - loss).detach()]))
         if run.steps % 100 == 0 or run.steps == config.max_steps:
-            mean = torch.stack(notes).mean(0).tolist() if notes else [float(loss), 0.0]
+            mean = torch.stack(notes).mean(0).tolist() if notes else [float(loss.detach()), 0.0]
             notes.clear()
             metrics(part="world", step=run.steps, loss=mean[0], pixels=mean[1], progress=progress)
         if run.save_due():
             save(run.state())
             export(run.average.into(shadow))
+    save(run.state())
     metrics(part="world", step=run.steps, done=True)
-    return run.average.into(NanoModel(model.config).to(device))
+    done = run.average.into(NanoModel(model.config).to(device))
+    try:
+        dreamed = dream(done, clips, truth, features, rays).clamp(-DEEPEST, DEEPEST)
+    except DivergedError as error:
+        metrics(part="dream", diverged=str(error))
+    return done, truth, dreamed
 
 
 def pixel_loss(
-    autoencoder: Autoencoder, clips: Clips, where: Tensor, made: Tensor, level: Tensor, frames: int, cuda: bool
+    autoencoder: Autoencoder, clips: Clips, where: Tensor, made: Tensor, level: Tensor, config: TrainConfig
 ) -> Tensor:
     """The picture loss of a few of the frames that were in the making."""
     chance = (level >= LEAST).float().flatten() + 1e-9
-    pick = torch.multinomial(chance, min(frames, chance.numel()))
+    pick = torch.multinomial(chance, min(config.pixel_frames, chance.numel()))
     steps = where.flatten()[pick]
     rasters = clips.rasters[steps].flatten(0, 1)
     weather = clips.weather[steps].repeat_interleave(clips.cameras)
-    with torch.autocast(clips.device.type, torch.bfloat16, enabled=cuda):
+    with autocast(clips.device, config):
         latents = autoencoder.restored(from_grid(made.flatten(0, 1)[pick], clips.cameras))
         out = autoencoder.decode(latents, autoencoder.reader(rasters, weather))
     return picture_loss(out, to_pixels(clips.pictures[steps].flatten(0, 1)), weights_of(rasters))

@@ -52,7 +52,7 @@ def _transformer() -> SanaConfig:
 class WorldConfig:
     """Sizes and habits of the shipped model; frames are time steps of 0.4 s."""
 
-    latent: int = 128
+    latent: int = 160
     features: int = 64  # channels of the raster as the autoencoder reads it, at quarter resolution
     condition: int = 96  # ... and on the token grid
     transformer: SanaConfig = field(default_factory=_transformer)
@@ -139,6 +139,10 @@ class RigRays:
 
     def __call__(self, to_map: Tensor, first: Tensor, metre: float) -> Rays:
         """Rays (B, T, S, ...) of poses (B, T, 4, 4) relative to (B, 4, 4), lengths times `metre`."""
+        with torch.autocast(to_map.device.type, enabled=False):  # metres want fp32
+            return self._moved(to_map, first, metre)
+
+    def _moved(self, to_map: Tensor, first: Tensor, metre: float) -> Rays:
         way = rigid_inverse(first)[:, None] @ to_map
         way[..., :3, 3] *= metre
         way = way.float()

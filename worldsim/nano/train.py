@@ -14,7 +14,7 @@ import torch
 from efficientgen.worldsim.nano.autoencoder import Autoencoder, AutoencoderConfig
 from efficientgen.worldsim.nano.checkpoint import save_nano
 from efficientgen.worldsim.nano.clips import Clips
-from efficientgen.worldsim.nano.fit_autoencoder import fit_autoencoder
+from efficientgen.worldsim.nano.fit_autoencoder import fit_autoencoder, polish_decoder
 from efficientgen.worldsim.nano.fit_world import fit_world
 from efficientgen.worldsim.nano.model import NanoModel, WorldConfig
 from efficientgen.worldsim.nano.training import Clock, Log, Metrics, TrainConfig, save_state
@@ -66,7 +66,10 @@ def train_nano(
 
     written(model)
     resumed = state.get("run") if state.get("part") == "world" else None
-    done = fit_world(model, coder, clips, config, clock, ends, metrics, lambda run: save("world", run, coder), written,
-                     resumed)  # fmt: skip
+    polish = ends - config.polish_share * (ends - begin)
+    done, truth, dreamed = fit_world(model, coder, clips, config, clock, polish, metrics,
+                                     lambda run: save("world", run, coder), written, resumed)  # fmt: skip
+    written(done)
+    coder = polish_decoder(coder, clips, (truth, dreamed), config, clock, ends, metrics)
     written(done)
     return coder, done

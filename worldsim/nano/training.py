@@ -24,12 +24,14 @@ class TrainConfig:
 
     seconds: float = 480.0
     gates_s: float = 45.0  # left over for them
-    autoencoder_share: float = 0.34  # of what remains after loading
-    autoencoder_batch: int = 48  # time steps, of three pictures
-    autoencoder_lr: float = 1.5e-3
+    autoencoder_share: float = 0.4  # of what remains after loading
+    polish_share: float = 0.07  # at the end, for the decoder on dreams
+    autoencoder_batch: int = 32  # time steps, of three pictures
+    autoencoder_lr: float = 1.2e-3
+    polish_lr: float = 4e-4
     batch: int = 32  # windows
     window: int = 12  # time steps
-    lr: float = 1.2e-3
+    lr: float = 1e-3
     dream_every_s: float = 25.0  # between two dreams of all drives
     first_dream: float = 0.3  # share of the world's progress after which training is on its own dreams as well
     dreamed: float = 0.6  # share of windows whose context is dreamed, from then on
@@ -42,6 +44,14 @@ class TrainConfig:
     max_steps: int = 1_000_000  # of either part, for tests
     seed: int = 0
     compile: bool = False
+    bf16: bool | None = None  # autocast; None: on an accelerator
+
+
+def autocast(device: torch.device, config: TrainConfig) -> torch.autocast:
+    """bf16 where `config` says so."""
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=device.type == "cuda" if config.bf16 is None else config.bf16
+    )
 
 
 @dataclass
@@ -77,7 +87,7 @@ class Average:
 
 
 def adamw(module: nn.Module, lr: float, decay: float) -> torch.optim.AdamW:
-    parameters = list(module.parameters())
+    parameters = [p for p in module.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.dim() > 1], "weight_decay": decay},
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
