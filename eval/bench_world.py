@@ -238,10 +238,11 @@ class Bench:
     @torch.inference_mode()
     def _kernels(self) -> dict[str, Any]:
         """Each token kernel at this shape, as a graph, beside the time that its bytes take at the copy rate."""
-        from efficientgen.eval.bench_tokens import bench_tokens
+        from efficientgen.eval.bench_tokens import bench_products, bench_tokens
 
         self._need_gpu("kernels")
-        return bench_tokens(self.shape, self.device, self.dtype, self.repeats)
+        asked = (self.shape, self.device, self.dtype, self.repeats)
+        return {"tokens": bench_tokens(*asked), "products": bench_products(*asked)}
 
     def _need_gpu(self, what: str) -> None:
         if not self.gpu:
