@@ -31,6 +31,7 @@ from efficientgen_ros.supervisor import Supervisor, own_domain
 CONFIG, PROFILE = "launch/config/drive.yaml", "launch/fastdds.xml"
 _SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT, "restart": signal.SIGKILL}
 STALL_TIMEOUT_S = 180.0  # wall time without a finished step after which a drive is given up
+LOAD_TIMEOUT_S = 900.0  # the same before the first step of a drive whose world reads its weights first
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ def drive_ros(
             commands = {spec.name: _command(spec, parameters[spec.name], directory) for spec in specs}
             for name, command in commands.items():
                 supervisor.start(name, command)
-            events = _run(specs, commands, supervisor, domain, on_step, chaos)
+            patience_s = LOAD_TIMEOUT_S if world_dir else STALL_TIMEOUT_S
+            events = _run(specs, commands, supervisor, domain, on_step, chaos, patience_s)
         finally:
             supervisor.stop()
     return _collect(directory, specs, supervisor, events, monotonic() - began)
@@ -203,6 +205,7 @@ def _run(
     domain: int,
     on_step: Callable[[Step], None] | None,
     chaos: tuple[Disturbance, ...],
+    patience_s: float,
 ) -> list[dict[str, Any]]:
     """Lead the graph from start to end; what happened to its processes."""
     from efficientgen_ros.monitor import Monitor
@@ -235,8 +238,9 @@ def _run(
                         supervisor.start(ended.node, commands[ended.node])
                     elif ended.node in required or not stamp_ns:
                         return events
-                if monitor.refused or monotonic() - heard > STALL_TIMEOUT_S:
-                    text = monitor.refused or f"no step was finished for {STALL_TIMEOUT_S:.0f} s of wall time"
+                limit_s = STALL_TIMEOUT_S if stamp_ns else patience_s
+                if monitor.refused or monotonic() - heard > limit_s:
+                    text = monitor.refused or f"no step was finished for {limit_s:.0f} s of wall time"
                     node = "planner" if monitor.refused else "world"
                     events.append({"stamp_ns": stamp_ns, "kind": "stalled", "node": node, "text": text})
                     return events

@@ -20,6 +20,7 @@ import torch
 
 from efficientgen.eval.bench_clock import copy_bandwidth, graphed_ms, machine, timed
 from efficientgen.eval.bench_sana import (
+    TOKENS,
     Shape,
     chunk,
     random_autoencoder,
@@ -317,16 +318,18 @@ def goals(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def flops(shape: Shape) -> float:
-    """Multiply-adds, twice, of a chunk's passes in a steady stream: products of tokens with weights, and attention."""
-    config, tokens = shape.config, shape.latents * shape.grid[0] * shape.grid[1]
-    width, frame = config.hidden_size, shape.grid[0] * shape.grid[1]
+    """Multiply-adds, twice, of a steady stream's chunk: products of matrices; no convolution, no rotation."""
+    config, frame = shape.config, shape.grid[0] * shape.grid[1]
+    tokens, width, dim = shape.latents * frame, config.hidden_size, config.linear_head_dim
     softmax = sum(not config.recurs(i) for i in range(config.num_layers))
-    linear = (11 + 3 * config.mlp_ratio + 3) * width**2 * config.num_layers  # without the rays', once a chunk
-    seen = (shape.latents + config.window + (shape.latents if config.sink_token else 0)) * frame
-    attention = 2 * softmax * 2 * seen * width + config.num_layers * 2 * 300 * width  # both branches; the text
-    state = (config.num_layers - softmax) * 2 * 3 * width * config.linear_head_dim  # write, erase, read, per branch
-    once = config.num_layers * width**2
-    return 2.0 * tokens * (len(PASSES) * (linear + attention + state) + once)
+    weights = (11 + 3 * config.mlp_ratio + 3) * width**2 * config.num_layers + 2 * config.in_channels * width
+    seen = tokens + (config.window + (shape.latents if config.sink_token else 0)) * frame
+    attention = 2 * softmax * 2 * seen * width + config.num_layers * 2 * TOKENS * width  # two branches; the text
+    state = (config.num_layers - softmax) * (4 + 3) * width * dim  # write, erase, read; the denominator's erase
+    levels = shape.latents * (256 + 7 * width) * width
+    scan = (config.num_layers - softmax) * 2 * (2 * shape.latents - 1) * width * dim**2  # there and back, two branches
+    once = tokens * (config.num_layers * width + config.chunk_plucker_channels) * width  # the rays, for all passes
+    return 2.0 * (len(PASSES) * (tokens * (weights + attention + state) + levels + scan) + once)
 
 
 def top_kernels(work: Callable[[], object], most: int = 25) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ stream's window is full every chunk has the same shapes, so on a GPU three CUDA 
 passes of a chunk share, one denoising pass, and the clean pass, which overwrites the state in place.  The module is the
 same one: its inputs are buffers, and a chunk copies its noise and rays into them.
 
-Floor of a pass at that shape (2,640 tokens, window and sink of 3 + 4 frames): 23 C^2 products per token and block are
-12.2 TFLOP, softmax attention 2.1, everything else 0.4: 18 ms at the 798 TFLOP/s that an H100 has been seen to reach,
-five passes 92 ms.  The weights are read once per pass, 4.9 GB, 1.5 ms.
+Floor at that shape (2,640 tokens, a sink and a window of three frames each): 23 C^2 products per token and block are
+12.2 TFLOP a pass, softmax attention 1.9, everything else 0.4; five passes are 72 TFLOP (`eval/bench_world.py`), 91 ms
+at the 798 TFLOP/s that an H100 has been seen to reach.  The weights are read once per pass, 4.9 GB, 1.5 ms.
 """
 
 from __future__ import annotations
