@@ -177,6 +177,27 @@ def test_exhausted_memory_is_told_and_a_reset_mends_it(world: SanaWorld, monkeyp
     assert np.array_equal(images(film(world, 2)), good)
 
 
+def test_memory_that_runs_out_under_another_name_is_told_too(world: SanaWorld, monkeypatch):
+    """A CUDA graph's capture ends with an error of its own when memory ran out within it."""
+
+    def broken(*args: object, **kwargs: object) -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    film(world, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(world._stream, "sample", broken)
+        with pytest.raises(WorldMemoryError):
+            world.step(ticks(1))
+    film(world, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(world._stream, "sample", lambda *a: (_ for _ in ()).throw(RuntimeError("something else")))
+        with pytest.raises(RuntimeError, match="something else"):
+            world.step(ticks(1))
+
+
 def test_unknown_weather_is_told(world: SanaWorld):
     with pytest.raises(UnknownWeatherError):
         world.reset("testville", "hail", 0)

@@ -335,9 +335,11 @@ class SanaWorld:
 
 
 def _exhausted(error: RuntimeError) -> bool:
-    """Libraries below torch say in their own ways that memory is short."""
+    """Libraries below torch say in their own ways that memory is short; a broken capture says it of what broke it."""
     words = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or "ALLOC_FAILED" in words
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or "ALLOC_FAILED" in words:
+        return True
+    return isinstance(error.__context__, RuntimeError) and _exhausted(error.__context__)
 
 
 def _no_memory(error: Exception, camera: Camera) -> WorldMemoryError:
