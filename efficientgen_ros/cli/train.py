@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from efficientgen_ros.cli.train_world import world_command
+
 app = typer.Typer(help="Train models.", no_args_is_help=True)
+app.command("world")(world_command)
 
 
 @app.callback()

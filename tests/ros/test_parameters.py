@@ -21,6 +21,8 @@ VALUES = {
     "planner": "expert",
     "checkpoint": "",
     "world": "none",
+    "world_dir": "",
+    "world_device": "",
     "mode": "sync",
     "record_dir": "r",
     "keep_frames": False,
