@@ -23,7 +23,7 @@ from efficientgen.planning.decode import DECODERS, Answer, Counts, TemplateOnDev
 from efficientgen.planning.drive_prompt import DrivePrompt, default_prompt, drive_prompt_ids, load_prompt
 from efficientgen.planning.model import VisionLanguageModel, lay_out_for_cpu, position_ids
 from efficientgen.planning.prompt import ego_numbers, prompt_ids
-from efficientgen.planning.rollouts import decode_rollouts, gumbel_noise, read_rollouts
+from efficientgen.planning.rollouts import decode_rollouts, gumbel_noise, read_rollouts, trajectory_tokens
 from efficientgen.planning.schema import SECTIONS, WOD_E2E, compile_template
 from efficientgen.planning.tokenizer import (
     END_OF_TEXT,
@@ -182,8 +182,11 @@ class DDrive:
         else:
             steps = int((self.template.section == SECTIONS.index("trajectory")).sum())
             vocabulary = self.model.config.text.vocab_size
-            noise = gumbel_noise(self._seed, observation.stamp_ns, rollouts, steps, vocabulary)
-            answers, counts = decode_rollouts(self.model, cache, self._template, logits, begin, noise, self.temperature)
+            tokens = trajectory_tokens(self.template)
+            noise = gumbel_noise(self._seed, observation.stamp_ns, rollouts, steps, vocabulary, tokens)
+            answers, counts = decode_rollouts(
+                self.model, cache, self._template, logits, begin, noise, self.temperature, tokens
+            )
         t3 = time.perf_counter()
         return answers, counts, {"vision": t1 - t0, "prefill": t2 - t1, "decode": t3 - t2}
 

@@ -22,14 +22,51 @@ from efficientgen.planning.cache import ForkedCache, KVCache, Mode
 from efficientgen.planning.decode_form import Answer, Counts, TemplateOnDevice, require_next_token, runner
 from efficientgen.planning.decode_speculative import agreed, section_ahead, speculate, tally
 from efficientgen.planning.model import VisionLanguageModel
-from efficientgen.planning.schema import AnswerError, Template, decode_answer
+from efficientgen.planning.schema import SECTIONS, AnswerError, Template, decode_answer
 from efficientgen.planning.tokenizer import Vocabulary
 
 
-def gumbel_noise(seed: int, stamp_ns: int, rollouts: int, positions: int, vocabulary: int) -> Tensor:
-    """(N, positions, vocabulary) float64 standard Gumbel draws, keyed by (seed, stamp, rollout)."""
-    draws = [np.random.default_rng([seed, stamp_ns, r]).gumbel(size=(positions, vocabulary)) for r in range(rollouts)]
-    return torch.from_numpy(np.stack(draws))
+def gumbel_noise(
+    seed: int, stamp_ns: int, rollouts: int, positions: int, vocabulary: int, tokens: Sequence[int] | None = None
+) -> Tensor:
+    """(N, positions, vocabulary) float64 standard Gumbel draws, keyed by (seed, stamp, rollout, position, token).
+
+    With `tokens`, ascending, only theirs: (N, positions, len(tokens)), the same numbers.  For the two dozen tokens of a
+    trajectory, the draws of a whole released vocabulary would cost 0.3 GB and a second.  A draw takes one step of the
+    generator, so the draws of others are stepped over.
+    """
+    shape = (positions, vocabulary if tokens is None else len(tokens))
+    out = np.empty((rollouts, *shape))
+    runs = [] if tokens is None else _runs(tokens)
+    for r, rows in enumerate(out):
+        rng = np.random.default_rng([seed, stamp_ns, r])
+        if tokens is None:
+            rows[:] = rng.gumbel(size=shape)
+            continue
+        at = 0  # draws so far
+        for p in range(positions):
+            for column, first, count in runs:
+                rng.bit_generator.advance(p * vocabulary + first - at)  # type: ignore[attr-defined]
+                rows[p, column : column + count] = rng.gumbel(size=count)
+                at = p * vocabulary + first + count
+    return torch.from_numpy(out)
+
+
+def trajectory_tokens(template: Template) -> list[int]:
+    """Every token that may be written somewhere in the trajectory, ascending."""
+    where = (template.section == SECTIONS.index("trajectory")) & template.is_value
+    return np.flatnonzero(template.allow_lists[np.unique(template.allow[where])].any(0)).tolist()
+
+
+def _runs(tokens: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Neighbouring ids as (index of the first, first id, how many)."""
+    out: list[tuple[int, int, int]] = []
+    for i, token in enumerate(tokens):
+        if out and token == out[-1][1] + out[-1][2]:
+            out[-1] = (*out[-1][:2], out[-1][2] + 1)
+        else:
+            out.append((i, token, 1))
+    return out
 
 
 def decode_rollouts(
@@ -40,12 +77,14 @@ def decode_rollouts(
     next_position: int,
     noise: Tensor,
     temperature: float,
+    tokens: Sequence[int] | None = None,
 ) -> tuple[list[Answer], Counts]:
     """N whole answers that share all but the trajectory, and what they cost together.
 
     Args:
-        noise: (N, T, V) Gumbel draws for the T positions of the trajectory section.
+        noise: (N, T, V) Gumbel draws for the T positions of the trajectory section; (N, T, len(tokens)) with `tokens`.
         temperature: of the verifier; 0 is greedy, and all rollouts are then the answer of `decode_scaffold_spec`.
+        tokens: whose draws they are, if not the whole vocabulary's; all that the trajectory allows.
 
     Lossless against AR sampling with the same noise, scaffold forced, in exact arithmetic.
 
@@ -64,10 +103,12 @@ def decode_rollouts(
     previous = logits.expand(rows, 1, -1)  # (N, 1, V), predict each row's next token
     device = cache.store.device
     noise = noise.to(device, logits.dtype)
+    columns = slice(None) if tokens is None else torch.tensor(tokens, device=device)
 
     def pick(scores: Tensor, r: int, first: int) -> list[int]:
         if temperature > 0:
-            scores = scores / temperature + noise[r, first : first + len(scores)]
+            scores = scores / temperature
+            scores[:, columns] += noise[r, first : first + len(scores)]
         return template.pick(scores, start + first)
 
     def forward(blocks: list[list[int]], firsts: list[int], mode: Mode) -> Tensor:

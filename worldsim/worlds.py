@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from efficientgen.perception.rig import NANO_RIG
+
 REFERENCE, NANO, SANA_WM = "reference", "nano", "sana-wm"
 WORLDS = (REFERENCE, NANO, SANA_WM)
 SHIPPED = {NANO: "checkpoints/nano-world"}  # directories below the package's share
+
+
+SINGLE = ("FRONT",)  # what SANA-WM draws; the others draw the nano rig
 
 
 class UnknownWorldError(ValueError):
@@ -18,6 +23,28 @@ class WorldOptionsError(ValueError):
     """Options of a world that do not go together."""
 
 
+class CamerasMissingError(ValueError):
+    """The planner looks at cameras that the world does not draw."""
+
+
+def cameras_of(name: str) -> tuple[str, ...]:
+    """The cameras that the world called `name` draws; "none" draws for planners that do not look."""
+    return SINGLE if name == SANA_WM else tuple(camera.name for camera in NANO_RIG)
+
+
+def require_cameras(planner: object, cameras: tuple[str, ...]) -> None:
+    """Raises:
+    CamerasMissingError: the planner's view has cameras that are not among `cameras`.
+    """
+    view = getattr(planner, "view", None)
+    missing = sorted(set(view.cameras) - set(cameras)) if view is not None else []
+    if missing:
+        raise CamerasMissingError(
+            f"the planner looks at {', '.join(missing)} too, this world draws {', '.join(cameras)} only: choose a "
+            "planner with a single front camera (--schema nuscenes), expert or constant-velocity"
+        )
+
+
 def check_world(name: str, directory: str | Path | None) -> None:
     """Before anything is loaded: do a world's name and its directory go together?
 
@@ -25,11 +52,16 @@ def check_world(name: str, directory: str | Path | None) -> None:
         UnknownWorldError: no such world.
         WorldOptionsError: an imagined world whose weights the user has to bring without its directory, or a directory
             for a world that has no weights.
+        MissingWorldError, WrongVariantError: SANA-WM's directory is not there, or holds another release.
     """
     if name not in WORLDS:
         raise UnknownWorldError(f"no world {name!r}; choose one of {', '.join(WORLDS)}")
     if name == SANA_WM and not directory:
         raise WorldOptionsError(f"--world {SANA_WM} needs the released weights: give --world-dir DIR")
+    if name == SANA_WM:
+        from efficientgen.worldsim.sana.checkpoint import find_release, require
+
+        require(find_release(str(directory)), "streaming")
     if name == REFERENCE and directory:
         raise WorldOptionsError(f"--world-dir holds an imagined world's weights: add --world {SANA_WM} or {NANO}")
 
@@ -53,9 +85,8 @@ def load_world(name: str, directory: str | Path | None = None, device: str = "",
         return ReferenceWorld()
     chosen = _device(name, device)
     if name == NANO:
-        from efficientgen.worldsim.nano.world import NanoWorld
-
         from efficientgen import share
+        from efficientgen.worldsim.nano.world import NanoWorld
 
         return NanoWorld.from_pretrained(directory or share(SHIPPED[NANO]), device=chosen, threads=threads)
     try:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from efficientgen.kernels.shards import CheckpointError
 from efficientgen.perception.rig import Camera
-from efficientgen.perception.types import U8, CameraFrame, OracleFrame, SensorFrames
+from efficientgen.perception.types import NS, TICK_NS, U8, CameraFrame, OracleFrame, SensorFrames
 from efficientgen.worldsim.reference.weather import WEATHERS, weather_named
 from efficientgen.worldsim.sana.camera import rigid_inverse, token_rays
 from efficientgen.worldsim.sana.checkpoint import find_release, load_transformer, require
@@ -31,8 +31,8 @@ from efficientgen.worldsim.sana.config import SanaConfig, read_config, read_leve
 from efficientgen.worldsim.sana.model import SanaTransformer, Text
 from efficientgen.worldsim.sana.pictures import Decoder, encode, load_autoencoder, strides
 from efficientgen.worldsim.sana.poses import between, camera_to_map, require_motion
-from efficientgen.worldsim.sana.sampler import LEVELS, frame_noise, sample_chunk
-from efficientgen.worldsim.sana.state import StreamState
+from efficientgen.worldsim.sana.sampler import LEVELS, frame_noise
+from efficientgen.worldsim.sana.stream import Stream, cuda_graphs
 from efficientgen.worldsim.sana.text import encode_prompts, prompt_for
 
 VIEW_DEG = 70.0  # across, as the front camera of `NANO_RIG`
@@ -75,7 +75,7 @@ class _Session:
     last: OracleFrame | None = None
     from_map: Tensor | None = None  # (4, 4) map to the first camera pose
     opening: Tensor | None = None  # the first picture's latent, until a chunk has begun with it
-    state: StreamState | None = None
+    frames: int = 0  # latent frames so far
 
 
 @dataclass
@@ -85,6 +85,7 @@ class _Costs:
     denoise_s: list[float] = field(default_factory=list)
     decode_s: list[float] = field(default_factory=list)
     longest_step_m: float = 0.0
+    simulated_s: float = 0.0
 
 
 class SanaWorld:
@@ -116,6 +117,7 @@ class SanaWorld:
         self._side, self._stride = strides(autoencoder)
         self._require_fit()
         self._decoder = Decoder(autoencoder)
+        self._stream = Stream(model, levels, cuda_graphs(model))
         self._session: _Session | None = None
         self._costs = _Costs()
 
@@ -159,7 +161,7 @@ class SanaWorld:
         try:
             encoded = encode_prompts(directory, tuple(prompts.values()), kind, device)
             return SanaWorld(
-                load_transformer(release, kind, device),
+                load_transformer(release, kind, device).fuse(),
                 load_autoencoder(autoencoder, kind, device),
                 {weather: encoded[prompt] for weather, prompt in prompts.items()},
                 opening,
@@ -167,7 +169,9 @@ class SanaWorld:
                 levels=levels or read_levels(release.directory, LEVELS),
                 translation_scale=translation_scale,
             )
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _exhausted(error):
+                raise
             raise _no_memory(error, camera) from error
 
     @property
@@ -205,7 +209,10 @@ class SanaWorld:
             raise NotResetError("call reset(town, weather, seed) before a drive and after an error")
         try:
             pictures = self._record(session, frames) if session.last is None else self._imagine(session, frames)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _exhausted(error):
+                raise
+            self._stream.forget_graphs()
             raise _no_memory(error, self.rig[0]) from error
         session.last, self._session = frames[-1], session
         return self._sensed(frames, pictures)
@@ -219,8 +226,11 @@ class SanaWorld:
             if seconds:
                 p50, p99 = np.percentile(seconds, (50, 99))
                 out |= {f"{name}_p50_s": round(float(p50), 4), f"{name}_p99_s": round(float(p99), 4)}
-        state = self._session.state if self._session else None
-        out |= {"state_bytes": state.bytes if state else 0, "decoder_bytes": self._decoder.bytes}
+        if chunks:
+            out["wall_per_simulated_s"] = round(sum(chunks) / self._costs.simulated_s, 3)
+            out["real_time_factor"] = round(self._costs.simulated_s / sum(chunks), 3)
+        out |= {"state_bytes": self._stream.bytes, "decoder_bytes": self._decoder.bytes}
+        out["captured"] = self._stream.captured
         if torch.cuda.is_available():
             out["peak_bytes"] = torch.cuda.max_memory_allocated()
         return out
@@ -240,6 +250,7 @@ class SanaWorld:
         ego = frames[-1].ego
         session.from_map = rigid_inverse(camera_to_map(np.array([[ego.x, ego.y, ego.yaw]]), self.rig[0])[0])
         session.opening = encode(self._vae, pictures[-1])
+        self._stream.begin(session.text)
         return pictures
 
     def _imagine(self, session: _Session, frames: tuple[OracleFrame, ...]) -> U8:
@@ -261,16 +272,17 @@ class SanaWorld:
         self._costs.longest_step_m = max(self._costs.longest_step_m, float(moved.max()) if len(moved) else 0.0)
         c2w[:, :3, 3] *= self._scale
         began = perf_counter()
-        z, session.state = self._denoise(session, c2w, latents + opens)
+        z = self._denoise(session, c2w, latents + opens)
         done = perf_counter()
         pictures = self._decoder.decode(z)[int(opens) :]
         self._costs.denoise_s.append(done - began)
         self._costs.decode_s.append(perf_counter() - done)
-        session.opening = None
+        self._costs.simulated_s += len(frames) * TICK_NS / NS
+        session.opening, session.frames = None, session.frames + latents + opens
         return pictures[PER_TICK - 1 :: PER_TICK]
 
     @torch.inference_mode()
-    def _denoise(self, session: _Session, c2w: Tensor, latents: int) -> tuple[Tensor, StreamState]:
+    def _denoise(self, session: _Session, c2w: Tensor, latents: int) -> Tensor:
         camera, config = self.rig[0], self._model.config
         grid = (camera.height // self._side, camera.width // self._side)
         device = next(self._model.parameters()).device
@@ -278,11 +290,8 @@ class SanaWorld:
             c2w[None], torch.from_numpy(camera.intrinsics)[None], (camera.height, camera.width), grid, self._stride,
             opening=session.opening is not None,
         )  # fmt: skip
-        first = 0 if session.state is None else session.state.frames
-        noise = frame_noise(session.seed, first, latents, (config.in_channels, *grid)).to(device)
-        return sample_chunk(
-            self._model, noise, session.text, rays.to(device), session.state, session.opening, self._levels
-        )
+        noise = frame_noise(session.seed, session.frames, latents, (config.in_channels, *grid)).to(device)
+        return self._stream.sample(noise, rays.to(device), session.opening)
 
     def _require_fit(self) -> None:
         config, camera = self._model.config, self.rig[0]
@@ -305,6 +314,12 @@ class SanaWorld:
             for frame, picture in zip(frames, pictures, strict=True)
         )  # fmt: skip
         return SensorFrames(tuple(frame.stamp_ns for frame in frames), {camera.name: seen})
+
+
+def _exhausted(error: RuntimeError) -> bool:
+    """Libraries below torch say in their own ways that memory is short."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or "ALLOC_FAILED" in words
 
 
 def _no_memory(error: Exception, camera: Camera) -> WorldMemoryError:
