@@ -1,4 +1,4 @@
-"""SANA-WM in the world node: the pictures of the in-process drive, its costs on /diagnostics, one camera for planners."""
+"""SANA-WM in the world node: the pictures of the drive in process, what they cost on /diagnostics, typed errors."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tests.worldsim.sana_files import write_release
 
 SHORT = Scenario(
     name="sana-short", family="free_road", description="A few seconds of road", town="cedar", split="train",
-    edges=("n0-n13", "n13-n5"), start_pos=10.0, duration_s=2.0, start_speed=4.0, vehicles=4, pedestrians=4,
+    edges=("n0-n13", "n13-n5"), start_pos=10.0, duration_s=4.4, start_speed=4.0, vehicles=4, pedestrians=4,
 )  # fmt: skip
 
 
@@ -50,7 +50,8 @@ def test_the_world_node_imagines_what_a_drive_in_process_does(tmp_path: Path, re
         assert set(mine.frames.cameras) == {"FRONT"}
         for a, b in zip(mine.frames.cameras["FRONT"], theirs.frames.cameras["FRONT"], strict=True):
             assert a.stamp_ns == b.stamp_ns
-            assert np.abs(a.image.astype(int) - b.image.astype(int)).mean() < 5.0, "logs keep pictures as JPEG"
+            alike = np.corrcoef(a.image.ravel(), b.image.ravel())[0, 1]
+            assert alike > 0.9, "the same but for JPEG, in which logs keep pictures"
     assert ros.notes["world"]["chunks"] == len(ros.steps) - 1
     figures = told(tmp_path / "drive.mcap", "world")
     assert len(figures) == len(ros.steps) and int(figures[-1]["chunks"]) == len(ros.steps) - 1
