@@ -70,17 +70,19 @@ def examine(
     autoencoder: Autoencoder,
     model: NanoModel,
     heldout: Clips,
-    reference: Clips,
+    reference: Clips | None,
     deadline: Deadline,
     reader_s: float = 12.0,
     samples: Path | None = None,
+    planner: Path | None = None,
 ) -> dict[str, Any]:
     """All gates; one that fails is reported as its traceback, and what there is no time for is left out.
 
     Args:
-        reference: clips whose pictures teach the reader, of other towns.
+        reference: clips whose pictures teach the reader, of other towns; None: nothing is read back.
         reader_s: seconds to teach it.
         samples: a PNG to write, dreams beside reference pictures.
+        planner: a model directory whose vision features are compared as well.
     """
     rays = RigRays(device=heldout.device)
     steps = torch.arange(len(heldout.pictures), device=heldout.device)
@@ -103,8 +105,11 @@ def examine(
         "steering": lambda: _steering(dreams),
         "views": lambda: _views(dreams),
         "speed": lambda: _speed(autoencoder, model, heldout, truth, rays),
-        "recall": lambda: _recall(dreams, reference, min(reader_s, max(2.0, deadline.left_s - 8.0))),
     }
+    if reference is not None:
+        gates["recall"] = lambda: _recall(dreams, reference, min(reader_s, max(2.0, deadline.left_s - 8.0)))
+    if planner is not None:
+        gates["planner_features"] = lambda: _features(dreams, planner)
     for name, gate in gates.items():
         if deadline.left_s < 0:
             out[name] = {"left out": "no time left"}
@@ -114,6 +119,19 @@ def examine(
         except Exception:  # the others are still worth having; the traceback says what broke
             out[name] = {"error": traceback.format_exc()}
     return out
+
+
+def chosen(clips: Clips, drives: int | None = None, most: int | None = None) -> Clips:
+    """At most so many drives, evenly chosen, and of each at most its first `most` steps; None: all."""
+    keep = list(range(len(clips.starts)))
+    if drives is not None:
+        keep = keep[:: max(1, -(-len(keep) // drives))]
+    lengths = [min(clips.lengths[k], most or clips.lengths[k]) for k in keep]
+    steps = torch.cat([torch.arange(clips.starts[k], clips.starts[k] + n) for k, n in zip(keep, lengths, strict=True)])
+    steps = steps.to(clips.device)
+    starts = np.cumsum([0, *lengths])[:-1].tolist()
+    return Clips(clips.pictures[steps], clips.rasters[steps], clips.poses[steps], clips.weather[steps], tuple(starts),
+                 tuple(lengths), tuple(clips.names[k] for k in keep))  # fmt: skip
 
 
 def write_samples(dreams: Dreams, path: Path, drives: int = 5) -> None:
@@ -258,6 +276,17 @@ def _recall(dreams: Dreams, reference: Clips, seconds: float) -> dict[str, Any]:
         row["counts"] = {name: asdict(of[kind]) for name, of in counts.items()}
         out[kind] = row
     return out | {"gate": ">= 0.8", "passed": passed}
+
+
+def _features(dreams: Dreams, planner: Path) -> dict[str, Any]:
+    """Distances in the planner's vision features, of dreams and of the autoencoder's pictures."""
+    from efficientgen.eval.world_features import distances, features  # loads the planner's model
+
+    pairs = [i for s, n in dreams.drives for i in range(s + 2, s + n, 3)]
+    now = torch.tensor(pairs, device=dreams.clips.device)
+    real, dreamed, ceiling = (features(planner, of[now - 1], of[now])
+                              for of in (dreams.clips.pictures, dreams.dreamed, dreams.ceiling))  # fmt: skip
+    return {"planner": planner.name, "dream": distances(real, dreamed), "ceiling": distances(real, ceiling)}
 
 
 def _heading(poses: Tensor) -> Tensor:

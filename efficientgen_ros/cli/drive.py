@@ -78,6 +78,7 @@ def drive_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Drive scenarios in closed loop over ROS 2 and write a report with video."""
+    from efficientgen.eval.beside import compared
     from efficientgen.eval.report import STILL, Entry, write_bytes, write_report  # these load video and map readers
     from efficientgen.eval.run_index import write_index
     from efficientgen.worldsim.scenario import load_scenario, with_weather
@@ -129,7 +130,8 @@ def drive_command(
                 log = _drive_ros(
                     each, seed, planner, checkpoint, imagined, mode, kill_planner_at, run, tuning, progress
                 )
-            entries.append(Entry(_keep(log, run), log))
+            log, extra = compared(log, world)
+            entries.append(Entry(_keep(log, run), log, extra=extra))
             for other in (EXPERT, CONSTANT_VELOCITY) if baselines else ():
                 if other != planner:
                     beside = _drive_plain(each, seed, other, progress)
