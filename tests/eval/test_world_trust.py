@@ -24,9 +24,11 @@ class Scored:
 
 
 def found(score_of) -> list[tuple[object, Metrics]]:
-    jobs = jobs_for(ENTRANTS, SCENARIOS, (0,))
-    return [(job, Scored(score_of(ENTRANTS.index(Entrant(job.planner, images=job.images)), SCENARIOS.index(job.scenario),
-                                  job.world))) for job in jobs]  # fmt: skip
+    out = []
+    for job in jobs_for(ENTRANTS, SCENARIOS, (0,)):
+        who, where = ENTRANTS.index(Entrant(job.planner, images=job.images)), SCENARIOS.index(job.scenario)
+        out.append((job, Scored(score_of(who, where, job.world))))
+    return out
 
 
 def test_a_world_that_ranks_alike_is_trusted_and_one_that_turns_ranks_around_is_not():
