@@ -93,6 +93,7 @@ class Autoencoder(nn.Module):
         self.rise = nn.Conv2d(quarter, half * 4, 3, padding=1)
         self.join = nn.Conv2d(2 * half, half, 3, padding=1)
         self.finish = nn.Sequential(Residual(half), Residual(half), nn.SiLU(), nn.Conv2d(half, 12, 3, padding=1))
+        _begin(self)
         self.register_buffer("mean", torch.zeros(config.latent))
         self.register_buffer("std", torch.ones(config.latent))
 
@@ -123,6 +124,18 @@ class Autoencoder(nn.Module):
     @staticmethod
     def _row(values: Tensor, like: Tensor) -> Tensor:
         return values.to(like)[:, None, None]
+
+
+def _begin(module: nn.Module) -> None:
+    """Weights that neither grow nor shrink what passes, so that nets without normalisation learn at once."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Conv2d) and not name.endswith("second"):
+            after = "relu" if name.endswith("first") else "linear"  # SiLU comes before it, or nothing
+            nn.init.kaiming_normal_(part.weight, nonlinearity=after)
+            assert part.bias is not None
+            nn.init.zeros_(part.bias)
+            if name == "finish.3":  # pictures begin grey
+                part.weight.data.mul_(0.1)
 
 
 def to_grid(latents: Tensor, cameras: int) -> Tensor:
