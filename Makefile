@@ -39,10 +39,10 @@ $(VENV)/.dev: requirements-dev.txt requirements-devkits.txt $(VENV)/.ready
 drive: setup
 	$(BIN)/efficientgen drive $(ARGS)
 
-# Side by side, then alone: real ROS graphs, whose processes fill two cores and are killed and timed.  A test named in
-# ARGS is run by one plain pytest.
+# Side by side; then, alone, what starts real ROS graphs, whose processes fill two cores, are killed and timed.  Tests
+# chosen in ARGS (a path, -k, -m) are run by one plain pytest.
 test: $(VENV)/.dev
-ifeq ($(findstring tests/,$(ARGS)),)
+ifeq ($(filter tests/% -k -m,$(ARGS)),)
 	@failed=0; \
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/ros $(ARGS) || failed=1; \
 	$(BIN)/python -m pytest tests/ros $(ARGS) || failed=1; \

@@ -76,6 +76,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("world", ("world", "planner")),
     Argument("world_dir", ("world",)),
     Argument("world_device", ("world",)),
+    Argument("world_refine", ("world",)),
     Argument("mode", ("world",)),
     Argument("record_dir", ("recorder",)),
     Argument("keep_frames", ("world", "recorder")),
@@ -133,6 +134,7 @@ def drive_ros(
     *,
     world_dir: str = "",
     world_device: str = "",
+    world_refine: bool = False,
     keep_frames: bool = False,
     on_step: Callable[[Step], None] | None = None,
     chaos: tuple[Disturbance, ...] = (),
@@ -147,7 +149,7 @@ def drive_ros(
         record_dir: gets `drive.mcap`, `log/` (the step log) and `logs/` (what the nodes printed).
         keep_frames: draw and record every tick's pictures.
         on_step: called with each finished step, without its pictures.
-        world_dir, world_device: of an imagined world, as `worldsim.worlds.load_world` takes them.
+        world_dir, world_device, world_refine: of an imagined world, as `worldsim.worlds.load_world` takes them.
         chaos: what is done to the nodes' processes, and when.
         tuning: more parameters per node, over those of `launch/config/drive.yaml`.
 
@@ -170,6 +172,7 @@ def drive_ros(
             "world": world,
             "world_dir": world_dir,
             "world_device": world_device,
+            "world_refine": world_refine,
             "mode": mode,
             "record_dir": str(directory),
             "keep_frames": keep_frames,

@@ -79,9 +79,8 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         Parameter("seed", 0, "seed of the traffic; same seed, same drive", low=0, high=2**31 - 1),
         _WORLD,
         Parameter("world_dir", "", "directory of an imagined world's weights; empty: the shipped ones of nano"),
-        Parameter(
-            "world_device", "", "where an imagined world runs: cpu, cuda; empty: the accelerator if there is one"
-        ),
+        Parameter("world_device", "", "where an imagined world runs: cpu, cuda; empty: the accelerator, if any"),
+        Parameter("world_refine", False, "sana-wm: put the release's refiner into the loop"),
         _MODE,
         _PLANNER,
         _KEEP_FRAMES,

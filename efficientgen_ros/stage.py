@@ -33,17 +33,18 @@ class Stage:
 
     Args:
         renderer: a world's name, or "none" for a drive without pictures.
-        directory, device: of an imagined world.
+        directory, device, refine: of an imagined world, as `load_world` takes them.
         every_tick: draw all ticks; otherwise only those that a planner looks at, where the world allows it.
     """
 
     def __init__(
-        self, scenario: Scenario, seed: int, renderer: str, every_tick: bool, directory: str = "", device: str = ""
-    ) -> None:
+        self, scenario: Scenario, seed: int, renderer: str, every_tick: bool, directory: str = "", device: str = "",
+        refine: bool = False,
+    ) -> None:  # fmt: skip
         self.oracle = Oracle(scenario, seed)
         self.frame = self.oracle.reset()
         self.route = self.oracle.route
-        self.world: Any = None if renderer == "none" else load_world(renderer, directory or None, device)
+        self.world: Any = None if renderer == "none" else load_world(renderer, directory or None, device, refine=refine)
         if self.world is not None:
             self.world.reset(self.frame.town, self.frame.weather, seed)
         self.handover_ns = handover_stamp(scenario)

@@ -41,7 +41,7 @@ class WorldNode(Node):
         realtime = values["mode"] == "realtime"
         self.finished, self.exit_code = False, 0
         every_tick = realtime or bool(values["keep_frames"])
-        where = (str(values["world_dir"]), str(values["world_device"]))
+        where = (str(values["world_dir"]), str(values["world_device"]), bool(values["world_refine"]))
         self._stage = stage = Stage(scenario, seed, str(values["world"]), every_tick, *where)
         self._cameras = stage.rig
         self._session = Session(

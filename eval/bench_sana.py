@@ -18,6 +18,7 @@ from torch import Tensor
 from efficientgen.worldsim.sana.camera import Rays, rigid_inverse, token_rays
 from efficientgen.worldsim.sana.config import SanaConfig
 from efficientgen.worldsim.sana.model import SanaTransformer, Text
+from efficientgen.worldsim.sana.refiner import PROMPT_TOKENS, Refiner, RefinerText
 from efficientgen.worldsim.sana.sampler import frame_noise
 
 CELL = 32  # px to each side of a latent
@@ -27,11 +28,12 @@ TOKENS = 300  # of a prompt
 
 @dataclass(frozen=True)
 class Shape:
-    """A model's size and its autoencoder's, in diffusers' keys ({}: the release's)."""
+    """A model's size, and its autoencoder's and refiner's in diffusers' keys ({}: the release's)."""
 
     name: str
     config: SanaConfig
     autoencoder: dict[str, Any]
+    refiner: dict[str, Any]
     latents: int = 3  # frames of a chunk
 
     @property
@@ -48,8 +50,13 @@ TINY_AUTOENCODER = {
     "latent_channels": 8, "block_out_channels": (8, 8, 16, 16), "decoder_block_out_channels": (8, 16, 32),
     "layers_per_block": (1, 1, 1, 1, 1), "decoder_layers_per_block": (1, 1, 1, 1), "decoder_causal": True,
 }  # fmt: skip
+TINY_REFINER = {
+    "in_channels": 8, "out_channels": 8, "num_attention_heads": 2, "attention_head_dim": 16, "cross_attention_dim": 32,
+    "audio_in_channels": 8, "audio_out_channels": 8, "audio_num_attention_heads": 2, "audio_attention_head_dim": 8,
+    "audio_cross_attention_dim": 16, "num_layers": 2, "caption_channels": 16,
+}  # fmt: skip
 SHAPES = {
-    "720p": Shape("720p", SanaConfig(), {"decoder_causal": True}),
+    "720p": Shape("720p", SanaConfig(), {"decoder_causal": True}, {}),
     "nano": Shape(
         "nano",
         SanaConfig(
@@ -57,6 +64,7 @@ SHAPES = {
             mlp_ratio=2.0, caption_channels=64, picture_height=64, picture_width=96,
         ),
         TINY_AUTOENCODER,
+        TINY_REFINER,
     ),
 }  # fmt: skip
 OURS = ("rope_theta", "picture_height", "picture_width", "chunk_size", "num_cached_blocks", "sink_token")
@@ -81,6 +89,24 @@ def random_autoencoder(shape: Shape, device: str, dtype: torch.dtype, seed: int 
     with torch.device(device):
         vae: Any = AutoencoderKLLTX2Video(**shape.autoencoder)
     return vae.to(dtype).eval().requires_grad_(False)
+
+
+def random_refiner(shape: Shape, device: str, dtype: torch.dtype, seed: int = 0) -> Refiner:
+    """diffusers' LTX-2 refiner as a stream, under a random prompt called "day"."""
+    from diffusers import SanaWMLTX2RefinerTransformer3DModel
+
+    torch.manual_seed(seed)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # 19 G parameters: in fp32 they would not fit
+    try:
+        with torch.device(device):
+            model: Any = SanaWMLTX2RefinerTransformer3DModel(**shape.refiner)
+    finally:
+        torch.set_default_dtype(before)
+    model = model.eval().requires_grad_(False)
+    hidden = torch.randn(1, PROMPT_TOKENS, model.config.caption_channels).to(device, dtype)
+    text = RefinerText(hidden, torch.ones(1, PROMPT_TOKENS, device=device))
+    return Refiner(model, {"day": text}, 16.0)
 
 
 def random_text(config: SanaConfig, device: str, dtype: torch.dtype) -> Text:

@@ -1,13 +1,16 @@
-"""How far each token kernel of the world model is from the time that its bytes take (`kernels/token_*.py`)."""
+"""How far the world model's pieces are from what the chip can do: token kernels, products with weights, attention."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from efficientgen.eval.bench_clock import copy_bandwidth, graphed_ms
 from efficientgen.eval.bench_sana import Shape
@@ -48,4 +51,34 @@ def bench_tokens(shape: Shape, device: str, dtype: torch.dtype, repeats: int) ->
     for name, (run, moved) in work.items():
         ms = float(np.median(graphed_ms(run, repeats)))
         out[name] = {"ms": round(ms, 4), "mb": round(moved / 1e6, 1), "at_copy_rate_ms": round(1e3 * moved / rate, 4)}
+    return out
+
+
+def bench_products(shape: Shape, device: str, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
+    """Milliseconds and TFLOP/s, in a graph, of each product with weights in a block, and of softmax over the window."""
+    config, grid = shape.config, shape.grid
+    s, c, h = grid[0] * grid[1], config.hidden_size, config.heads
+    rows, hidden = shape.latents * s, int(c * config.mlp_ratio)
+    sizes = {"projections": (c, 7 * c), "expand": (c, 2 * hidden), "shrink": (hidden, c), "square": (c, c),
+             "temporal": (3 * c, c)}  # fmt: skip
+    out: dict[str, Any] = {}
+    for name, (width, columns) in sizes.items():
+        x, weight = (torch.randn(n, width, device=device).to(dtype) for n in (rows, columns))
+        ms = float(np.median(graphed_ms(partial(F.linear, x, weight), repeats)))
+        out[name] = {"ms": round(ms, 4), "tflop_s": round(2e-9 * rows * width * columns / ms, 1)}
+    seen = rows + (config.window + shape.latents) * s
+    q = torch.randn(1, rows, h, c // h, device=device).to(dtype).transpose(1, 2)
+    k, v = (torch.randn(1, seen, h, c // h, device=device).to(dtype).transpose(1, 2) for _ in range(2))
+    for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+
+        def attend(backend: SDPBackend = backend) -> Tensor:
+            with sdpa_kernel(backend):
+                return F.scaled_dot_product_attention(q, k, v)
+
+        name = backend.name.lower()
+        try:
+            ms = float(np.median(graphed_ms(attend, repeats)))
+            out[name] = {"ms": round(ms, 4), "tflop_s": round(4e-9 * rows * seen * c / ms, 1)}
+        except RuntimeError as error:
+            out[name] = {"why": str(error).splitlines()[0][:200]}
     return out

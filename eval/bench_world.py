@@ -11,6 +11,7 @@ import gc
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,15 @@ import numpy as np
 import torch
 
 from efficientgen.eval.bench_clock import copy_bandwidth, graphed_ms, machine, timed
-from efficientgen.eval.bench_sana import Shape, chunk, random_autoencoder, random_model, random_text, stock_pass
+from efficientgen.eval.bench_sana import (
+    Shape,
+    chunk,
+    random_autoencoder,
+    random_model,
+    random_refiner,
+    random_text,
+    stock_pass,
+)
 from efficientgen.kernels.frame_gdn import frame_gdn_reference, frame_gdn_triton
 from efficientgen.worldsim.sana.model import SanaTransformer
 from efficientgen.worldsim.sana.sampler import LEVELS
@@ -59,6 +68,8 @@ class Bench:
             "scan": self._scan,
             "autoencoder": self._autoencoder,
             "kernels": self._kernels,
+            "one_frame": self._one_frame,
+            "refiner": self._refiner,
         }
 
     def _machine(self) -> dict[str, Any]:
@@ -126,6 +137,20 @@ class Bench:
         out["eager_pass_ms"] = self._ms(lambda: model.advance(noise, level, prepared, state, save=False))
         return out
 
+    @torch.inference_mode()
+    def _one_frame(self) -> dict[str, Any]:
+        """Chunks of one latent frame, as the loop's 0.4 s ask for."""
+        shape, model = replace(self.shape, latents=1), self._loaded()
+        stream = Stream(model.fuse(), capture=cuda_graphs(model))
+        stream.begin(self._text())
+        fill = shape.latents + model.config.window + FILLING
+        seconds = []
+        for index in range(fill + min(self.chunks, 20)):
+            noise, rays = chunk(shape, index, self.device)
+            seconds.append(timed(torch.device(self.device), partial(stream.sample, noise, rays))[1].wall_s)
+        p50, p99 = np.percentile(seconds[fill:], (50, 99))
+        return {"chunk_p50_s": round(float(p50), 4), "chunk_p99_s": round(float(p99), 4), "captured": stream.captured}
+
     def _profile(self) -> dict[str, Any]:
         """Where the time of a denoising pass goes."""
         self._need_gpu("kernel times")
@@ -165,7 +190,7 @@ class Bench:
         self._need_gpu("kernels and graphs")
         config, (rows, columns) = self.shape.config, self.shape.grid
         out: dict[str, Any] = {}
-        for frames in sorted({1, self.shape.latents}):
+        for frames in (self.shape.latents,):
             size = (1, frames, rows * columns, config.heads, config.linear_head_dim)
             q0, k0 = (torch.randn(size, device=self.device).relu().to(self.dtype) for _ in range(2))
             k0 = k0 * (size[2] * size[4]) ** -0.5
@@ -189,24 +214,51 @@ class Bench:
         from efficientgen.worldsim.sana.pictures import Decoder
 
         vae = random_autoencoder(self.shape, self.device, self.dtype)
-        decoder = Decoder(vae)
         shape = (1, vae.config.latent_channels, self.shape.latents, *self.shape.grid)
         latents = [torch.randn(shape, device=self.device) for _ in range(6)]
-        took = [timed(torch.device(self.device), partial(decoder.decode, z)) for z in latents]
-        seconds = [t.wall_s for _, t in took[2:]]
+        decoder = Decoder(vae)
+        out: dict[str, Any] = {"parameters": sum(p.numel() for p in vae.decoder.parameters())}
+
+        def run() -> dict[str, Any]:
+            decoder.reset()
+            took = [timed(torch.device(self.device), partial(decoder.decode, z)) for z in latents]
+            seconds = [t.wall_s for _, t in took[2:]]
+            return {"pictures": len(took[-1][0]), "chunk_s": round(float(np.median(seconds)), 4),
+                    "first_s": round(took[0][1].wall_s, 4), "slowest_s": round(max(seconds), 4)}  # fmt: skip
+
+        out |= run()
+        out["carried_bytes"] = decoder.bytes
+        if self.gpu:  # what the convolution library makes of other layouts, and of a search
+            with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+                out["searched"] = run()
+                vae.decoder.to(memory_format=torch.channels_last_3d)
+                out["searched_channels_last"] = run()
+        return out
+
+    @torch.inference_mode()
+    def _refiner(self) -> dict[str, Any]:
+        """Refining the chunks of a stream, once its window is full: three steps and the pass that remembers."""
+        self.model = self.stream = None
+        refiner = random_refiner(self.shape, self.device, self.dtype)
+        refiner.begin("day")
+        took = []
+        for _ in range(8):
+            size = (1, self.shape.config.in_channels, self.shape.latents, *self.shape.grid)
+            z, noise = (torch.randn(size, device=self.device) for _ in range(2))
+            took.append(timed(torch.device(self.device), partial(refiner.refine, z, noise))[1].wall_s)
         return {
-            "parameters": sum(p.numel() for p in vae.decoder.parameters()), "pictures": len(took[-1][0]),
-            "chunk_s": round(float(np.median(seconds)), 4), "first_s": round(took[0][1].wall_s, 4),
-            "slowest_s": round(max(seconds), 4), "carried_bytes": decoder.bytes,
+            "parameters": refiner.parameters, "chunk_s": round(float(np.median(took[4:])), 4),
+            "slowest_s": round(max(took[4:]), 4), "carried_bytes": refiner.bytes,
         }  # fmt: skip
 
     @torch.inference_mode()
     def _kernels(self) -> dict[str, Any]:
         """Each token kernel at this shape, as a graph, beside the time that its bytes take at the copy rate."""
-        from efficientgen.eval.bench_tokens import bench_tokens
+        from efficientgen.eval.bench_tokens import bench_products, bench_tokens
 
         self._need_gpu("kernels")
-        return bench_tokens(self.shape, self.device, self.dtype, self.repeats)
+        asked = (self.shape, self.device, self.dtype, self.repeats)
+        return {"tokens": bench_tokens(*asked), "products": bench_products(*asked)}
 
     def _need_gpu(self, what: str) -> None:
         if not self.gpu:

@@ -66,12 +66,15 @@ def check_world(name: str, directory: str | Path | None) -> None:
         raise WorldOptionsError(f"--world-dir holds an imagined world's weights: add --world {SANA_WM} or {NANO}")
 
 
-def load_world(name: str, directory: str | Path | None = None, device: str = "", threads: int = 1) -> Any:
+def load_world(
+    name: str, directory: str | Path | None = None, device: str = "", threads: int = 1, refine: bool = False
+) -> Any:
     """The world called `name`, ready for `reset`.
 
     Args:
         directory: weights of an imagined world; None or "": the shipped ones of `nano`.
         device: where an imagined world computes; "": the accelerator if there is one.
+        refine: SANA-WM only: put the release's refiner into the loop.
         threads: of this process for an imagined world on a CPU; one makes its sums the same on every machine.
 
     Raises:
@@ -96,7 +99,7 @@ def load_world(name: str, directory: str | Path | None = None, device: str = "",
     from efficientgen.worldsim.sana.world import SanaWorld
 
     diffusers.utils.logging.set_verbosity_error()
-    return SanaWorld.from_pretrained(Path(str(directory)), device=chosen)
+    return SanaWorld.from_pretrained(Path(str(directory)), device=chosen, refine=refine)
 
 
 def _device(name: str, wanted: str) -> str:

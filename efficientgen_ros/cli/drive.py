@@ -49,6 +49,9 @@ def drive_command(
     world: Annotated[str, typer.Option(help="What draws the cameras: reference, nano, sana-wm.")] = "reference",
     world_dir: Annotated[Path | None, typer.Option(help="Weights of an imagined world.")] = None,
     world_device: Annotated[str, typer.Option(help="Where it runs; empty: the accelerator if there is one.")] = "",
+    world_refine: Annotated[
+        bool, typer.Option("--world-refine", help="sana-wm: put the release's refiner into the loop.")
+    ] = False,
     weather: Annotated[str, typer.Option(help="day, dusk, night, rain or fog; by default the scenario's own.")] = "",
     mode: Annotated[
         str,
@@ -113,8 +116,9 @@ def drive_command(
     tuning: dict[str, Any] = {"recorder": {"live_port": port}} if live else {}
     model: dict[str, Any] = {"schema": schema, "decoder": decoder, "device": device, "dtype": dtype}
     tuning["planner"] = model | {"rollouts": rollouts}
-    drawn_by = load_world(world, world_dir, world_device) if in_process else None
+    drawn_by = load_world(world, world_dir, world_device, refine=world_refine) if in_process else None
     imagined: dict[str, Any] = {"world": world, "world_dir": str(world_dir or ""), "world_device": world_device}
+    imagined["world_refine"] = world_refine
     entries: list[Entry] = []
     with _progress(console) as progress:
         for each in scenarios:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,15 +152,20 @@ def _seed(
             torch.cuda.set_device(device)
         common: dict[str, Any] = {"seconds": 1e9, "batch": budget.batch, "seed": seed, "compile": compile_model,
                                   "save_every_s": 1e9, "validate_every_s": 1e9}  # fmt: skip
+        begin = time.monotonic()
         samples = load_set(data, device, budget.drives)
+        say = partial(_say, seed)
+        say(f"{len(samples)} samples loaded in {time.monotonic() - begin:.0f} s")
         if not samples.heldout.any():
             raise DatasetError(f"no held-out samples in {budget.drives} drives of {data}: load more of them")
         parent = TrainConfig(
             **common, max_steps=budget.parent_steps, peak_lr=budget.parent_lr, ar_fraction=1.0, warmup=0.05
         )
-        quiet: Callable[[str], None] = lambda line: None  # noqa: E731
         begin = time.monotonic()
-        Trainer(samples, scratch / "parent", parent, device, quiet, model).run()
+        trainer = Trainer(samples, scratch / "parent", parent, device, say, model)
+        cut_short = len(todo) < len(VARIANTS)  # `out` holds some of this seed's runs, so the parent is theirs
+        if not (cut_short and trainer.resume() and trainer.step >= budget.parent_steps):
+            trainer.run()
         spent = time.monotonic() - begin
         for name in todo:
             if time.time() > ends:
@@ -168,7 +175,7 @@ def _seed(
                 **common, max_steps=budget.steps, peak_lr=budget.lr, ar_fraction=0.0, warmup=0.05, **VARIANTS[name]
             )
             directory = scratch / name.replace(" ", "-")
-            found = Trainer(samples, directory, config, device, quiet, start=scratch / "parent").run()
+            found = Trainer(samples, directory, config, device, say, start=scratch / "parent").run()
             told.put({"variant": name, "seed": seed, **_metrics(asdict(found)), "samples": len(samples),
                       "parent_seconds": round(spent, 1), "seconds": round(time.monotonic() - begin, 1)})  # fmt: skip
     except Exception as error:
@@ -176,6 +183,10 @@ def _seed(
         told.put({"variant": "", "seed": seed, "error": f"{type(error).__name__}: {error}"})
     finally:
         told.put(None)
+
+
+def _say(seed: int, line: str) -> None:
+    print(f"seed {seed}: {line}", file=sys.stderr, flush=True)
 
 
 def _metrics(found: dict[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def test_two_sharded_gpus_train_as_one_does(tmp_path):
     """FSDP2 over NCCL in bf16, beside one GPU under autocast; then one GPU goes on with what two wrote."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                "-m", "tests.gpu.test_training", str(tmp_path)]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("dvlm", "efficient-dlm"):
         alone = tiny_run(tmp_path / "alone" / name, name, on_gpu())
@@ -106,6 +107,7 @@ def worker(directory: str) -> None:
         run = tiny_run(Path(directory) / name, name, ranks)
         assert all(type(p).__name__ == "DTensor" for p in run.model.parameters())
         run.run(until=STEPS - 4)
+        print(f"rank {ranks.rank}, {name}: {run.step} steps in {run.seconds:.1f} s", flush=True)
         if ranks.rank == 0:
             report = {"losses": run.losses, "peak_mib": torch.cuda.max_memory_allocated() / 2**20}
             (Path(directory) / name / "losses.json").write_text(json.dumps(report))

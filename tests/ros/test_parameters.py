@@ -23,6 +23,7 @@ VALUES = {
     "world": "none",
     "world_dir": "",
     "world_device": "",
+    "world_refine": False,
     "mode": "sync",
     "record_dir": "r",
     "keep_frames": False,

@@ -77,7 +77,7 @@ def require_finite(latents: Tensor) -> None:
         raise DivergedError("the world model's latents are NaN or infinite; reset the world, and check its weights")
 
 
-def frame_noise(seed: int, first: int, frames: int, shape: tuple[int, int, int]) -> Tensor:
+def frame_noise(seed: int, first: int, frames: int, shape: tuple[int, int, int], stage: str = "sana") -> Tensor:
     """Noise (1, C, frames, H, W) fp32 of latent frames `first`, ..., each keyed by (seed, frame); `shape`: C, H, W."""
-    drawn = [keyed("sana", seed, frame).standard_normal(shape, np.float32) for frame in range(first, first + frames)]
+    drawn = [keyed(stage, seed, frame).standard_normal(shape, np.float32) for frame in range(first, first + frames)]
     return torch.from_numpy(np.stack(drawn, 1)[None])
