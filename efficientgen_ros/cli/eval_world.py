@@ -29,7 +29,7 @@ def world_command(
     threads: Annotated[int, typer.Option(min=1, help="Of this process, on a CPU.")] = 1,
 ) -> None:
     """Examine the nano world: pictures, motion, lights and road users, views, collapse, speed, planner features."""
-    os.environ.setdefault("EFFICIENTGEN_GDN", "reference")
+    os.environ.setdefault("EFFICIENTGEN_KERNELS", "reference")
     import torch
 
     from efficientgen import share
