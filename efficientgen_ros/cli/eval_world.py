@@ -78,15 +78,18 @@ def world_trust_command(
     """Do reference and nano world rank planners and scenarios alike?  Drives planners of different skill in both."""
     import time
 
+    from efficientgen.eval.metrics import Metrics
     from efficientgen.eval.provenance import provenance
     from efficientgen.eval.resume import Finished
+    from efficientgen.eval.sweep import Job
     from efficientgen.eval.world_trust import entrants_of, jobs_for, trust
     from efficientgen.worldsim.worlds import NANO
     from efficientgen_ros.cli.sweeping import Setting, chosen_scenarios, drive_all, report_path
 
     names = chosen_scenarios(scenario, None)
     entrants = entrants_of([*((name, "") for name in planner), *((planner[0], str(path)) for path in checkpoint)])
-    finished, found, began = Finished(out), [], time.monotonic()
+    finished, began = Finished(out), time.monotonic()
+    found: list[tuple[Job, Metrics]] = []
     for name in names:
         jobs = jobs_for(entrants, [name], range(seeds))
         if time.monotonic() - began > seconds and any(finished.get(job) is None for job in jobs):

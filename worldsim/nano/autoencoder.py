@@ -130,8 +130,10 @@ def _begin(module: nn.Module) -> None:
     """Weights that neither grow nor shrink what passes, so that nets without normalisation learn at once."""
     for name, part in module.named_modules():
         if isinstance(part, nn.Conv2d) and not name.endswith("second"):
-            after = "relu" if name.endswith("first") else "linear"  # SiLU comes before it, or nothing
-            nn.init.kaiming_normal_(part.weight, nonlinearity=after)
+            if name.endswith("first"):  # behind a SiLU
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            else:
+                nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
             assert part.bias is not None
             nn.init.zeros_(part.bias)
             if name == "finish.3":  # pictures begin grey
