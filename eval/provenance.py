@@ -13,6 +13,7 @@ from efficientgen.eval.runner import host_facts
 from efficientgen.planning.load import BASELINES, model_directory
 from efficientgen.worldsim.scenario import load_scenario
 from efficientgen.worldsim.town import SCENARIO_DIR
+from efficientgen.worldsim.worlds import SHIPPED
 
 ROOMS = ("kernels", "perception", "planning", "worldsim", "eval")
 PACKAGES = ("numpy", "torch", "libsumo", "panda3d")  # others decide no number of a drive
@@ -35,6 +36,15 @@ def checkpoint_sha256(planner: str, checkpoint: str = "") -> str:
     if planner in BASELINES and not checkpoint:
         return ""
     directory = model_directory(planner, checkpoint)
+    return _digest(directory, (path for path in directory.rglob("*") if path.is_file()))
+
+
+@cache
+def world_sha256(world: str) -> str:
+    """Of the shipped weights of an imagined world; "" for worlds without."""
+    if world not in SHIPPED:
+        return ""
+    directory = efficientgen.share(SHIPPED[world])
     return _digest(directory, (path for path in directory.rglob("*") if path.is_file()))
 
 

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from efficientgen.eval.metrics import Metrics, MetricsFormatError, metrics_from
-from efficientgen.eval.provenance import checkpoint_sha256, code_sha256, package_versions, scenario_sha256
+from efficientgen.eval.provenance import (
+    checkpoint_sha256,
+    code_sha256,
+    package_versions,
+    scenario_sha256,
+    world_sha256,
+)
 
 if TYPE_CHECKING:
     from efficientgen.eval.sweep import Job
@@ -30,6 +36,7 @@ def job_key(job: Job) -> str:
         "scenario": scenario_sha256(job.scenario),
         "donor": scenario_sha256(job.donor) if job.donor and job.images == "swapped" else "",
         "checkpoint": checkpoint_sha256(job.planner, job.checkpoint),
+        "world": world_sha256(job.world),
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
 

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from efficientgen.eval.degrade import DEGRADED
 from efficientgen.eval.honesty import Bank, grey_images, picture_bank, swapped_images
 from efficientgen.eval.latency import Latency
 from efficientgen.eval.metrics import Metrics, score
@@ -24,8 +25,10 @@ from efficientgen.eval.step_log import StepLog
 from efficientgen.eval.store import save
 from efficientgen.planning.load import EXPERT, LOG_REPLAY, load_planner
 from efficientgen.worldsim.scenario import load_scenario
+from efficientgen.worldsim.worlds import NANO, REFERENCE, load_world
 
 Images = Literal["own", "swapped", "grey"]
+WORLDS = (REFERENCE, NANO)  # that need no weights of the user's
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Job:
     device: str = "cpu"  # where the model computes, in which number format, and which answer it is asked for:
     dtype: str = ""
     schema: str = ""
-    images: Images = "own"
+    images: str = "own"  # of `Images` or `DEGRADED`
     donor: str = ""
     world: str = "reference"  # what draws the cameras, of `WORLDS`
     use_history: bool = True
@@ -111,6 +114,8 @@ def run_job(job: Job) -> Metrics:
         transform = swapped_images(_bank(job.donor, job.seed))
     elif job.images == "grey":
         transform = grey_images
+    elif job.images != "own":
+        transform = DEGRADED[job.images]
     log = drive(
         load_scenario(job.scenario),
         job.seed,
@@ -172,18 +177,9 @@ def _planner(job: Job) -> Any:
     return _kept[key]
 
 
-def _reference_world() -> Any:
-    from efficientgen.worldsim.reference.world import ReferenceWorld  # loads Panda3D
-
-    return ReferenceWorld()
-
-
-WORLDS: dict[str, Callable[[], Any]] = {"reference": _reference_world}
-
-
 def _world(name: str) -> Any:
     if ("world", name) not in _kept:
-        _kept["world", name] = WORLDS[name]()
+        _kept["world", name] = load_world(name, threads=_threads)
     return _kept["world", name]
 
 

@@ -40,6 +40,9 @@ class Reader(nn.Module):
                                    nn.Conv2d(width, width, 3, 2, 1), nn.SiLU()]  # fmt: skip
         for spread in (1, 2, 4, 1):
             layers += [nn.Conv2d(width, width, 3, padding=spread, dilation=spread), nn.SiLU()]
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         self.net = nn.Sequential(*layers, nn.Conv2d(width, len(CLASSES), 1))
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -63,15 +66,17 @@ def truth_of(rasters: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(inside, 1), torch.cat(doubtful, 1)
 
 
-def train_reader(clips: Clips, seconds: float, seed: int = 0, batch: int = 32, most_steps: int = 4000) -> Reader:
+def train_reader(
+    clips: Clips, seconds: float, seed: int = 0, batch: int = 32, most_steps: int = 4000, lr: float = 2e-3
+) -> Reader:
     """Train on reference pictures for some seconds."""
     torch.manual_seed(seed)
     device = clips.device
     net = Reader().to(device)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01)
     began, step = time.monotonic(), 0
     while step < most_steps and (share := (time.monotonic() - began) / seconds) < 1:
-        optimiser.param_groups[0]["lr"] = 2e-3 * (1 - max(share, step / most_steps)) + 1e-5
+        optimiser.param_groups[0]["lr"] = lr * (1 - max(share, step / most_steps)) + 1e-5
         pick = torch.randint(len(clips.pictures), (batch,), device=device)
         rasters = clips.rasters[pick].flatten(0, 1)
         inside, doubtful = truth_of(rasters)

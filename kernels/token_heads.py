@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from efficientgen.kernels.frame_gdn import REFERENCE_ONLY
+
 try:
     import triton
     import triton.language as tl
@@ -26,7 +28,8 @@ def in_kernels(*tensors: Tensor | None) -> bool:
     """Whether these tensors are a kernel's work: on a GPU with Triton, not double, and nobody wants their gradients."""
     given = [x for x in tensors if x is not None]
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in given)
-    return triton is not None and not learns and all(x.is_cuda and x.dtype != torch.float64 for x in given)
+    there = triton is not None and not REFERENCE_ONLY
+    return there and not learns and all(x.is_cuda and x.dtype != torch.float64 for x in given)
 
 
 def rotated_heads(

@@ -29,7 +29,7 @@ def world_command(
     threads: Annotated[int, typer.Option(min=1, help="Of this process, on a CPU.")] = 1,
 ) -> None:
     """Examine the nano world: pictures, motion, lights and road users, views, collapse, speed, planner features."""
-    os.environ.setdefault("EFFICIENTGEN_GDN", "reference")
+    os.environ.setdefault("EFFICIENTGEN_KERNELS", "reference")
     import torch
 
     from efficientgen import share
@@ -62,3 +62,43 @@ def world_command(
         temporary.write_text(json.dumps(gates, indent=1) + "\n")
         os.replace(temporary, out)
     print(json.dumps(gates, indent=1))
+
+
+def world_trust_command(
+    scenario: Annotated[list[str], typer.Option(help="Scenario; default: all.")] = [],  # noqa: B006
+    planner: Annotated[list[str], typer.Option(help="Planner; its degraded forms drive as well.")] = ["nano-ddrive"],  # noqa: B006
+    checkpoint: Annotated[list[Path], typer.Option(help="More model directories of that planner.")] = [],  # noqa: B006
+    seeds: Annotated[int, typer.Option(min=1, help="Per scenario.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    seconds: Annotated[float, typer.Option(min=1, help="Begin no further scenario after this wall time.")] = 1e9,
+    out: Annotated[Path, typer.Option(help="JSON file to write; drives made before are kept beside it.")] = Path(
+        "docs/results/world-trust.json"
+    ),
+) -> None:
+    """Do reference and nano world rank planners and scenarios alike?  Drives planners of different skill in both."""
+    import time
+
+    from efficientgen.eval.metrics import Metrics
+    from efficientgen.eval.provenance import provenance
+    from efficientgen.eval.resume import Finished
+    from efficientgen.eval.sweep import Job
+    from efficientgen.eval.world_trust import entrants_of, jobs_for, trust
+    from efficientgen.worldsim.worlds import NANO
+    from efficientgen_ros.cli.sweeping import Setting, chosen_scenarios, drive_all, report_path
+
+    names = chosen_scenarios(scenario, None)
+    entrants = entrants_of([*((name, "") for name in planner), *((planner[0], str(path)) for path in checkpoint)])
+    finished, began = Finished(out), time.monotonic()
+    found: list[tuple[Job, Metrics]] = []
+    for name in names:
+        jobs = jobs_for(entrants, [name], range(seeds))
+        if time.monotonic() - began > seconds and any(finished.get(job) is None for job in jobs):
+            continue
+        found += zip(jobs, drive_all(jobs, Setting((name,), seeds, workers=workers), finished), strict=True)
+        result = {"result": "world-trust", "world": NANO, **provenance(), "seeds": seeds}
+        result |= trust(entrants, names, found)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = out.with_name(f".{out.name}.new")
+        temporary.write_text(json.dumps(result, indent=1) + "\n")
+        os.replace(temporary, out)
+    report_path(out)

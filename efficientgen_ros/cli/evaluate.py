@@ -33,6 +33,7 @@ app.command("latency-curve")(latency_curve.latency_curve_command)
 app.command("lossless")(lossless.lossless_command)
 app.command("full-size")(full_size.full_size_command)
 app.command("world")(eval_world.world_command)
+app.command("world-trust")(eval_world.world_trust_command)
 
 
 @app.callback()

@@ -29,7 +29,7 @@ def world_command(
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the blocks.")] = False,
 ) -> None:
     """Train the nano world: autoencoder, then world model on recordings and its own dreams; gates into gates.json."""
-    os.environ.setdefault("EFFICIENTGEN_GDN", "reference")  # tuning the kernel would take a minute of the run
+    os.environ.setdefault("EFFICIENTGEN_KERNELS", "reference")  # compiling them would take a minute of the run
     import torch
 
     from efficientgen.worldsim.nano.clips import load_clips

@@ -17,7 +17,7 @@ from efficientgen.worldsim.nano.train import STATE, train_nano
 from efficientgen.worldsim.nano.training import Clock, Metrics, Run, TrainConfig
 from tests.worldsim.nano_models import SMALL_CODER, SMALL_WORLD, noise_clips, small
 
-QUICK = TrainConfig(seconds=1000.0, gates_s=1.0, autoencoder_batch=2, batch=2, window=4, max_steps=6, first_dream=0.4,
+QUICK = TrainConfig(seconds=1000.0, gates_s=1.0, autoencoder_batch=2, batch=2, window=4, max_steps=4, first_dream=0.4,
                     dream_every_s=0.0, pixels_from=0.3, pixel_frames=2, export_every_s=0.0)  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_the_autoencoder_learns_pictures_that_their_rasters_explain(tmp_path):
     pictures = colours[half.long()].repeat_interleave(2, 2).repeat_interleave(2, 3)
     clips = replace(clips, pictures=pictures, rasters=rasters)
     torch.manual_seed(0)
-    config = replace(QUICK, max_steps=40, autoencoder_lr=4e-3, autoencoder_batch=1, ema=0.5)
+    config = replace(QUICK, max_steps=25, autoencoder_lr=3e-3, autoencoder_batch=1, ema=0.5)
     log = tmp_path / "log.jsonl"
     metrics = Metrics(log, Clock(), lambda line: None)
     fit_autoencoder(Autoencoder(SMALL_CODER), clips, config, Clock(), 1e9, metrics, lambda state: None)

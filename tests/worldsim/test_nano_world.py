@@ -101,7 +101,7 @@ def test_what_it_costs_is_told(world):
     assert told["chunks"] == 4 and told["state_bytes"] > 0 and told["peak_resident_bytes"] > 1 << 20
     parts = [told[f"{part}_p50_s"] for part in ("raster", "denoise", "decode")]
     assert all(0 < part <= told["chunk_p99_s"] for part in parts) and told["chunk_p50_s"] <= told["chunk_p99_s"]
-    assert told["wall_per_simulated_s"] == pytest.approx(told["chunk_p50_s"] / 0.4, rel=3)
+    assert 0.2 < told["real_time_factor"] * told["chunk_p50_s"] / 0.4 < 5
     json.dumps(told)
 
 

@@ -64,8 +64,8 @@ class Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first, self.second = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.silu(self.first(F.silu(x))))
@@ -93,6 +93,7 @@ class Autoencoder(nn.Module):
         self.rise = nn.Conv2d(quarter, half * 4, 3, padding=1)
         self.join = nn.Conv2d(2 * half, half, 3, padding=1)
         self.finish = nn.Sequential(Residual(half), Residual(half), nn.SiLU(), nn.Conv2d(half, 12, 3, padding=1))
+        _begin(self)
         self.register_buffer("mean", torch.zeros(config.latent))
         self.register_buffer("std", torch.ones(config.latent))
 
@@ -123,6 +124,20 @@ class Autoencoder(nn.Module):
     @staticmethod
     def _row(values: Tensor, like: Tensor) -> Tensor:
         return values.to(like)[:, None, None]
+
+
+def _begin(module: nn.Module) -> None:
+    """Weights that neither grow nor shrink what passes, so that nets without normalisation learn at once."""
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Conv2d) and not name.endswith("second"):
+            if name.endswith("first"):  # behind a SiLU
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+            else:
+                nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
+            assert part.bias is not None
+            nn.init.zeros_(part.bias)
+            if name == "finish.3":  # pictures begin grey
+                part.weight.data.mul_(0.1)
 
 
 def to_grid(latents: Tensor, cameras: int) -> Tensor:

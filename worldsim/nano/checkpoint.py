@@ -83,7 +83,7 @@ def _shaped(config: dict[str, Any], path: Path) -> tuple[Autoencoder, NanoModel]
         world = dict(config["world"])
         transformer = config_from_json(dict(world.pop("transformer")), path)
         known = {f.name for f in fields(WorldConfig)}
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in world.items() if k in known}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in world.items() if k in known}
         autoencoder = Autoencoder(AutoencoderConfig(**config["autoencoder"]))
         return autoencoder, NanoModel(WorldConfig(transformer=transformer, **values))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

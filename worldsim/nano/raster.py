@@ -76,7 +76,7 @@ def _view(camera: Camera) -> _View:
     if camera.pitch_deg or camera.width % CELL or camera.height % CELL:
         raise ValueError(f"the raster draws level cameras of even size, {camera.name} is none")
     rows, columns, focal = camera.height // CELL, camera.width // CELL, camera.focal / CELL
-    slopes = (columns / 2 - np.arange(columns) - 0.5) / focal
+    slopes = np.asarray((columns / 2 - np.arange(columns) - 0.5) / focal, np.float64)
     below = np.arange(rows // 2, rows)
     fine = (below[:, None] + (np.arange(SUBROWS) + 0.5) / SUBROWS).reshape(-1) - rows / 2
     ahead = focal * camera.mount[2] / fine  # (R * SUBROWS,)
@@ -85,7 +85,9 @@ def _view(camera: Camera) -> _View:
     x = camera.mount[0] + ahead[:, None] * math.cos(yaw) - left * math.sin(yaw)
     y = camera.mount[1] + ahead[:, None] * math.sin(yaw) + left * math.cos(yaw)
     depth = focal * camera.mount[2] / (below + 0.5 - rows / 2)
-    return _View(camera, rows, columns, focal, slopes, np.stack([x, y], -1), depth, np.arctan(slopes))
+    return _View(
+        camera, rows, columns, focal, slopes, np.stack([x, y], -1), np.asarray(depth, np.float64), np.arctan(slopes)
+    )
 
 
 def _near(walls: Walls, frame: OracleFrame) -> Walls:
@@ -168,10 +170,10 @@ def _raise_walls(view: _View, frame: OracleFrame, walls: Walls, out: U8, depth: 
     row = (np.arange(view.rows) + 0.5)[:, None]
     layer = np.full((view.rows, view.columns), -1)
     above = np.zeros_like(layer, bool)
-    for k in range(order.shape[1] - 1, -1, -1):
-        met = np.isfinite(metres[:, k]) & (row < foot[:, k])
-        wall_rows, roof_rows = met & (row >= eaves[:, k]), met & (row < eaves[:, k]) & (row >= ridge[:, k])
-        layer[wall_rows | roof_rows] = k
+    for n in range(order.shape[1] - 1, -1, -1):
+        met = np.isfinite(metres[:, n]) & (row < foot[:, n])
+        wall_rows, roof_rows = met & (row >= eaves[:, n]), met & (row < eaves[:, n]) & (row >= ridge[:, n])
+        layer[wall_rows | roof_rows] = n
         above[wall_rows], above[roof_rows] = False, True
     at_row, at_column = np.nonzero(layer >= 0)
     k = layer[at_row, at_column]

@@ -168,6 +168,7 @@ class NanoWorld:
                 out |= {f"{name}_p50_s": round(float(p50), 4), f"{name}_p99_s": round(float(p99), 4)}
         if steps:
             out["wall_per_simulated_s"] = round(sum(steps) / (len(steps) * CHUNK_NS / NS), 3)
+            out["real_time_factor"] = round(len(steps) * CHUNK_NS / NS / sum(steps), 3)
         stream = self._session.stream if self._session else None
         unit = 1 if sys.platform == "darwin" else 1024
         out |= {"state_bytes": stream.bytes if stream else 0,
