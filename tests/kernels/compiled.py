@@ -36,21 +36,22 @@ def resources(ptx: str) -> tuple[int, int]:
     return sum(map(int, spills)), int(re.search(r"Used (\d+) registers", done.stderr)[1])
 
 
-for capability in map(int, sys.argv[1:]):
-    for name, (kernel, tiles, more, sizes, halves) in KERNELS.items():
-        function = kernel.fn if isinstance(kernel, triton.runtime.Autotuner) else kernel
-        for tile, warps, stages in tiles[:1]:
-            constants = {key: SHAPE[key] for key in sizes} | more | tile
-            half = {"k_ptr", "v_ptr", "beta_ptr", "q_ptr", "q0_ptr"} if halves else set()
-            signature = {
-                arg: "constexpr" if arg in constants else "*bf16" if arg in half else "*fp32"
-                for arg in function.arg_names
-            }
-            built = triton.compile(
-                ASTSource(function, signature, constants), target=GPUTarget("cuda", capability, 32),
-                options={"num_warps": warps, "num_stages": stages},
-            )  # fmt: skip
-            spilled, registers = resources(built.asm["ptx"])
-            told = {"kernel": name, "sm": capability, "tile": tile, "warps": warps, "stages": stages}
-            told |= {"shared": built.metadata.shared, "registers": registers, "spilled": spilled}
-            print(json.dumps(told))
+if __name__ == "__main__":
+    for capability in map(int, sys.argv[1:]):
+        for name, (kernel, tiles, more, sizes, halves) in KERNELS.items():
+            function = kernel.fn if isinstance(kernel, triton.runtime.Autotuner) else kernel
+            for tile, warps, stages in tiles[:1]:
+                constants = {key: SHAPE[key] for key in sizes} | more | tile
+                half = {"k_ptr", "v_ptr", "beta_ptr", "q_ptr", "q0_ptr"} if halves else set()
+                signature = {
+                    arg: "constexpr" if arg in constants else "*bf16" if arg in half else "*fp32"
+                    for arg in function.arg_names
+                }
+                built = triton.compile(
+                    ASTSource(function, signature, constants), target=GPUTarget("cuda", capability, 32),
+                    options={"num_warps": warps, "num_stages": stages},
+                )  # fmt: skip
+                spilled, registers = resources(built.asm["ptx"])
+                told = {"kernel": name, "sm": capability, "tile": tile, "warps": warps, "stages": stages}
+                told |= {"shared": built.metadata.shared, "registers": registers, "spilled": spilled}
+                print(json.dumps(told))

@@ -1,0 +1,190 @@
+"""The text tower at the memory's pace: fused weights, static K/V, one captured CUDA graph for every kind of forward.
+
+A decoder asks for tokens at positions that see the cache and each other in some way (`read`), and for logits.  Here ids,
+positions, cache slots, the prefix's length and the mask are data in static buffers, so that a causal verification, a
+bidirectional draft, a fused forward of both and N rollouts over one prefix are replays of the same graph; there is one
+for each bucket of rows and of context.  On a CPU the same code runs uncaptured over the torch references.
+
+`Engine` stands in for the model in every decoder, and `EngineCache` for its cache.  Numbers differ from the model's own
+forward by rounding only: fused sums are kept in fp32 where that rounds to the weights' dtype between two operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from efficientgen.kernels.skinny import Workspace
+from efficientgen.planning.cache import CacheFullError, Mode
+from efficientgen.planning.config import ModelConfig
+from efficientgen.planning.engine_layers import Choices, Layers, Step
+from efficientgen.planning.engine_weights import fuse
+from efficientgen.planning.model import VisionLanguageModel, mrope
+
+ROWS = (1, 8, 16, 32, 64, 128, 272)  # 272 = 16 x 17: fused draft and verify at block 16
+CONTEXTS = (1024, 2048, 3072, 4096, 8192)
+PARTS = 16 * 2**20  # fp32 numbers of split products
+
+
+class Engine:
+    """The text tower of `model` on its device, for one sequence of up to `capacity` tokens and what is drafted of it.
+
+    Args:
+        capacity: of the cache; some more slots take rows that hold no token.
+        choices: which products are ours at which size (`engine_tune.choose`); none: all are the library's.
+        graphs: capture forwards; only on a GPU.
+    """
+
+    def __init__(
+        self, model: VisionLanguageModel, capacity: int, choices: Choices | None = None, *, graphs: bool | None = None,
+        overlap: bool | None = None, rows: Sequence[int] = ROWS,
+    ):  # fmt: skip
+        self.config: ModelConfig = model.config
+        self.weights = fuse(model)
+        text, embed = self.config.text, self.weights.embed
+        self.device, self.dtype = embed.device, embed.dtype
+        cuda = self.device.type == "cuda"
+        self.rows = tuple(rows)
+        self.capacity = capacity
+        spare = max(self.rows)
+        shape = (text.num_hidden_layers, 2, text.num_key_value_heads, capacity + spare, text.head_dim)
+        self.store = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        wide = torch.promote_types(self.dtype, torch.float32)
+        places = torch.arange(capacity + spare, device=self.device).expand(3, -1)
+        cos, sin = (x[0, 0, :, : text.head_dim // 2].contiguous() for x in mrope(places, text, wide))
+        room = Workspace(self.device, PARTS) if cuda else None
+        if overlap is None:
+            overlap = cuda and torch.cuda.get_device_capability(self.device) >= (9, 0)
+        self.layers = Layers(self.weights, self.store, cos, sin, choices or {}, room, overlap)
+        self.graphs = cuda if graphs is None else graphs
+        self._steps: dict[tuple[int, int, int], tuple[Step, torch.cuda.CUDAGraph | None]] = {}
+        self._masks: dict[tuple[object, ...], Tensor] = {}
+
+    def cache(self) -> EngineCache:
+        """An empty cache.  There is one store: a new cache ends the one before."""
+        return EngineCache(self)
+
+    @torch.inference_mode()
+    def forward(self, ids: Tensor, places: Tensor, slots: Tensor, start: int, seen: Tensor | str) -> Tensor:
+        """Hidden states (n, H) of n tokens behind the final norm; valid until the next forward.
+
+        Args:
+            ids, places, slots: (n,) token, text position and cache slot of each.
+            start: slots [0, start) are seen by all.
+            seen: "causal" or "block" among n tokens in n slots from `start`, or bool (n, T) over slots from `start`.
+        """
+        count = len(ids)
+        rows = next((r for r in self.rows if r >= count), 0)
+        if not rows:
+            raise CacheFullError(f"{count} tokens in one forward; the engine was made for {max(self.rows)}")
+        tail = rows if isinstance(seen, str) or seen.shape[1] <= rows else -(-seen.shape[1] // 256) * 256
+        need = start + tail
+        limit = self.store.shape[3]
+        context = next((c for c in CONTEXTS if need <= c <= limit), limit)
+        step, graph = self._step(rows, tail, context)
+        step.ids[:count].copy_(ids)
+        step.place[:count].copy_(places)
+        step.slot[:count].copy_(slots)
+        if count < rows:
+            step.ids[count:].zero_()
+            step.place[count:].zero_()
+            step.slot[count:].copy_(self.spare(rows - count))
+        step.start.fill_(start)
+        step.mask.copy_(self._mask(seen, count, rows, tail))
+        if graph is not None:
+            graph.replay()
+        else:
+            self.layers.run(step)
+        return step.hidden[:count]
+
+    def read(
+        self, ids: Tensor, places: Tensor, cache: EngineCache, mode: Mode | Tensor, behind: int = 0
+    ) -> Tensor:
+        """`VisionLanguageModel.read` by the engine."""
+        if behind:
+            raise NotImplementedError("tokens behind a sub-block are read by the model itself")
+        start = cache.append_rows(len(ids))
+        slots = torch.arange(start, start + len(ids), device=self.device, dtype=torch.int32)
+        return self.forward(ids, places, slots, start, mode)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., H) -> (..., V)."""
+        return F.linear(hidden, self.weights.head)
+
+    def _step(self, rows: int, tail: int, context: int) -> tuple[Step, torch.cuda.CUDAGraph | None]:
+        key = rows, tail, context
+        if key not in self._steps:
+            step = Step(self.weights, rows, tail, context)
+            graph = self._capture(step) if self.graphs else None
+            self._steps[key] = step, graph
+        return self._steps[key]
+
+    def _capture(self, step: Step) -> torch.cuda.CUDAGraph:
+        """Run once so that everything is compiled, then record.  The slots it writes are spare ones."""
+        step.slot.copy_(self.spare(step.rows))
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            self.layers.run(step)
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.layers.run(step)
+        return graph
+
+    def spare(self, count: int) -> Tensor:
+        """Slots behind the capacity, for rows that hold no token."""
+        return torch.arange(self.capacity, self.capacity + count, dtype=torch.int32, device=self.device)
+
+    def _mask(self, seen: Tensor | str, count: int, rows: int, tail: int) -> Tensor:
+        """Bytes (rows, tail).  What holds no token sees slot 0 of the tail, so that no softmax is empty."""
+        key = (seen, count, rows, tail)
+        if isinstance(seen, str) and key in self._masks:
+            return self._masks[key]
+        mask = torch.zeros(rows, tail, dtype=torch.uint8, device=self.device)
+        mask[count:, 0] = 1
+        if isinstance(seen, Tensor):
+            mask[:count, : seen.shape[1]] = seen
+            return mask
+        mask[:count, :count] = 1
+        if seen == "causal":
+            mask[:count] = mask[:count].tril()
+        self._masks[key] = mask
+        return mask
+
+
+class EngineCache:
+    """How many tokens of the engine's store are held; a rejected draft is dropped by moving the length."""
+
+    def __init__(self, engine: Engine):
+        self.engine, self.length, self.capacity = engine, 0, engine.capacity
+
+    @property
+    def store(self) -> Tensor:
+        """K and V (layers, 2, Hkv, S, D)."""
+        return self.engine.store
+
+    def drop(self, count: int) -> None:
+        """Forget the last `count` tokens."""
+        self.length -= count
+
+    def reserve(self, capacity: int) -> None:
+        """
+        Raises:
+            CacheFullError: the engine has not so many slots; their addresses are fixed in its graphs.
+        """
+        if capacity > self.capacity:
+            raise CacheFullError(f"{capacity} tokens in an engine of {self.capacity}; make it with a larger capacity")
+
+    def append_rows(self, rows: int) -> int:
+        """Take `rows` slots and give the first.
+
+        Raises:
+            CacheFullError: they do not fit.
+        """
+        self.reserve(self.length + rows)
+        self.length += rows
+        return self.length - rows
