@@ -182,7 +182,7 @@ class DDrive:
         else:
             steps = int((self.template.section == SECTIONS.index("trajectory")).sum())
             vocabulary = self.model.config.text.vocab_size
-            noise = gumbel_noise(self._seed, observation.stamp_ns, rollouts, steps, vocabulary)
+            noise = gumbel_noise(self._seed, observation.stamp_ns, rollouts, steps, vocabulary, self.device)
             answers, counts = decode_rollouts(self.model, cache, self._template, logits, begin, noise, self.temperature)
         t3 = time.perf_counter()
         return answers, counts, {"vision": t1 - t0, "prefill": t2 - t1, "decode": t3 - t2}

@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from efficientgen.kernels.skinny import Workspace
 from efficientgen.planning.cache import CacheFullError, Mode
 from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.engine_layers import Choices, Layers, Step
+from efficientgen.planning.engine_prefill import prefill, shared_prefix
 from efficientgen.planning.engine_weights import fuse
 from efficientgen.planning.model import VisionLanguageModel, mrope
 
@@ -60,11 +60,14 @@ class Engine:
             overlap = cuda and torch.cuda.get_device_capability(self.device) >= (9, 0)
         self.layers = Layers(self.weights, self.store, cos, sin, choices or {}, room, overlap)
         self.graphs = cuda if graphs is None else graphs
+        self._prompt: list[int] = []
+        self.kept = 0  # tokens of the last prompt that were there from the one before
         self._steps: dict[tuple[int, int, int], tuple[Step, torch.cuda.CUDAGraph | None]] = {}
         self._masks: dict[tuple[object, ...], Tensor] = {}
 
     def cache(self) -> EngineCache:
         """An empty cache.  There is one store: a new cache ends the one before."""
+        self._prompt = []
         return EngineCache(self)
 
     @torch.inference_mode()
@@ -80,7 +83,8 @@ class Engine:
         rows = next((r for r in self.rows if r >= count), 0)
         if not rows:
             raise CacheFullError(f"{count} tokens in one forward; the engine was made for {max(self.rows)}")
-        tail = rows if isinstance(seen, str) or seen.shape[1] <= rows else -(-seen.shape[1] // 256) * 256
+        wide = 0 if isinstance(seen, str) else seen.shape[1]
+        tail = rows if wide <= rows else -(-wide // 256) * 256
         need = start + tail
         limit = self.store.shape[3]
         context = next((c for c in CONTEXTS if need <= c <= limit), limit)
@@ -100,19 +104,25 @@ class Engine:
             self.layers.run(step)
         return step.hidden[:count]
 
-    def read(
-        self, ids: Tensor, places: Tensor, cache: EngineCache, mode: Mode | Tensor, behind: int = 0
-    ) -> Tensor:
-        """`VisionLanguageModel.read` by the engine."""
-        if behind:
-            raise NotImplementedError("tokens behind a sub-block are read by the model itself")
-        start = cache.append_rows(len(ids))
-        slots = torch.arange(start, start + len(ids), device=self.device, dtype=torch.int32)
-        return self.forward(ids, places, slots, start, mode)
+    @torch.inference_mode()
+    def prefill(self, ids: list[int], embeds: Tensor, positions: Tensor) -> tuple[EngineCache, Tensor]:
+        """A cache that holds the prompt, and the hidden state (H,) of its last token behind the final norm.
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., H) -> (..., V)."""
-        return F.linear(hidden, self.weights.head)
+        Args:
+            ids: the P tokens, by which it is known how much of the last prompt still holds.
+            embeds: (P, H), pictures included.
+            positions: (3, P).
+
+        Raises:
+            CacheFullError: the prompt is longer than the cache.
+        """
+        cache = EngineCache(self)
+        cache.reserve(len(ids))
+        start = shared_prefix(self._prompt, ids, self.config.image_token_id)
+        self._prompt = []  # not valid while it is being overwritten
+        hidden = prefill(self.layers, embeds[start:], positions[:, start:], start)
+        cache.length, self._prompt, self.kept = len(ids), list(ids), start
+        return cache, hidden
 
     def _step(self, rows: int, tail: int, context: int) -> tuple[Step, torch.cuda.CUDAGraph | None]:
         key = rows, tail, context
@@ -179,12 +189,65 @@ class EngineCache:
         if capacity > self.capacity:
             raise CacheFullError(f"{capacity} tokens in an engine of {self.capacity}; make it with a larger capacity")
 
-    def append_rows(self, rows: int) -> int:
-        """Take `rows` slots and give the first.
+    def read(
+        self, model: VisionLanguageModel, ids: Tensor, places: Tensor, mode: Mode | Tensor, behind: int = 0
+    ) -> Tensor:
+        """Hidden states (n, H) as `KVCache.read` gives them, by the engine; valid until the next read.
+
+        Raises:
+            CacheFullError: the tokens do not fit.
+        """
+        start, count = self.length, len(ids)
+        self.reserve(start + count + behind)
+        self.length = start + count
+        seen: Tensor | str = mode
+        if behind:
+            seen = torch.ones(count, count + behind, dtype=torch.bool, device=ids.device)
+        slots = torch.arange(start, start + count, dtype=torch.int32, device=ids.device)
+        return self.engine.forward(ids, places, slots, start, seen)
+
+    def fork(self, rows: int, capacity: int) -> EngineForks:
+        """`rows` continuations of up to `capacity` tokens, in slots behind what is held.
 
         Raises:
             CacheFullError: they do not fit.
         """
-        self.reserve(self.length + rows)
-        self.length += rows
-        return self.length - rows
+        return EngineForks(self, rows, capacity)
+
+
+class EngineForks:
+    """`ForkedCache` by the engine: one prefix, a private stretch of slots for each of N rows, who sees what as a mask."""
+
+    def __init__(self, prefix: EngineCache, rows: int, capacity: int):
+        prefix.reserve(prefix.length + rows * capacity)
+        self.prefix, self.capacity, self.lengths = prefix, capacity, [0] * rows
+        self.widest = max(prefix.engine.rows) // rows
+
+    def read(
+        self, model: VisionLanguageModel, ids: Tensor, places: Tensor, mode: Mode, counts: Sequence[int]
+    ) -> Tensor:
+        """Hidden states (N, W, H) of tokens (N, W); row r keeps its first `counts[r]`, until `drop`.
+
+        Raises:
+            CacheFullError: they do not fit.
+        """
+        (rows, width), start = ids.shape, self.prefix.length
+        if max(self.lengths) + width > self.capacity:
+            raise CacheFullError(f"{max(self.lengths) + width} tokens in tails of {self.capacity}; make them longer")
+        held = torch.tensor([self.lengths, list(counts)], dtype=torch.int32, device=ids.device)[:, :, None]  # (2, N, 1)
+        inner = torch.arange(width, dtype=torch.int32, device=ids.device)
+        slots = held[0] + inner  # (N, W), in the row's stretch
+        last = slots if mode == "causal" else (held[0] + held[1] - 1).expand(slots.shape)
+        own = torch.arange(self.capacity, device=ids.device) <= last[..., None]  # (N, W, T)
+        row = torch.arange(rows, device=ids.device)
+        seen = torch.zeros(rows, width, rows, self.capacity, dtype=torch.bool, device=ids.device)
+        seen[row, :, row] = own
+        at = slots + (row[:, None] * self.capacity + start).to(torch.int32)
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        engine = self.prefix.engine
+        hidden = engine.forward(ids.flatten(), places.flatten(), at.flatten(), start, seen.view(rows * width, -1))
+        return hidden.view(rows, width, -1)
+
+    def drop(self, counts: Sequence[int]) -> None:
+        """Forget the last `counts[r]` tokens of each row r."""
+        self.lengths = [length - count for length, count in zip(self.lengths, counts, strict=True)]
