@@ -29,6 +29,7 @@ class TextCache(Protocol):
 
     length: int
     capacity: int
+    widest: int | None  # tokens that one forward takes; None: any number
 
     @property
     def store(self) -> Tensor: ...
@@ -63,6 +64,7 @@ class KVCache:
         shape = (config.num_hidden_layers, 2, batch, config.num_key_value_heads, capacity, config.head_dim)
         self.store: Tensor = torch.zeros(shape, dtype=dtype, device=device)
         self.capacity, self.length = capacity, 0
+        self.widest: int | None = None
         self.groups = config.num_attention_heads // config.num_key_value_heads
 
     def drop(self, count: int) -> None:

@@ -11,6 +11,7 @@ may swap.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -133,7 +134,7 @@ def decode_fused_scaffold_spec(
     Raises:
         NotAutoregressiveError: the model has no next-token logits.
     """
-    ahead = section_ahead(form, model.config.mask_token_id, width)
+    ahead = section_ahead(form, model.config.mask_token_id, fused_width(cache, width))
     return speculate_fused(model, cache, form, prompt_logits, next_position, ahead, agree or agreed)
 
 
@@ -148,6 +149,7 @@ def decode_fused_self_spec(
     Raises:
         NotAutoregressiveError: the model has no next-token logits.
     """
+    width = fused_width(cache, width)
     ahead = sliding_ahead(form, model.config.mask_token_id, width or model.config.decode_block_size)
     return speculate_fused(model, cache, form, prompt_logits, next_position, ahead, agree or agreed)
 
@@ -197,6 +199,14 @@ def speculate_fused(
             start = n + sum(len(fork) for k, fork in drafted.items() if k < keep)
             following = form.choose(model.logits(states[start : start + len(following)]), i + keep + 1)
         block = torch.cat([seed, following])
+
+
+def fused_width(cache: TextCache, width: int | None) -> int | None:
+    """The longest draft B, up to `width`, whose B (B + 1) rows the cache takes in one forward; None: any."""
+    if cache.widest is None:
+        return width
+    fits = (math.isqrt(4 * cache.widest + 1) - 1) // 2
+    return min(fits, width) if width else fits
 
 
 @lru_cache(maxsize=256)

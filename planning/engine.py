@@ -24,7 +24,7 @@ from efficientgen.planning.engine_prefill import prefill, shared_prefix
 from efficientgen.planning.engine_weights import fuse
 from efficientgen.planning.model import VisionLanguageModel, mrope
 
-ROWS = (1, 8, 16, 32, 64, 128, 272)  # 272 = 16 x 17: fused draft and verify at block 16
+ROWS = (1, 8, 16, 32, 64, 96, 128, 272)  # 272 = 16 x 17: fused draft and verify at block 16
 CONTEXTS = (1024, 2048, 3072, 4096, 8192)
 PARTS = 16 * 2**20  # fp32 numbers of split products
 
@@ -64,6 +64,11 @@ class Engine:
         self.kept = 0  # tokens of the last prompt that were there from the one before
         self._steps: dict[tuple[int, int, int], tuple[Step, torch.cuda.CUDAGraph | None]] = {}
         self._masks: dict[tuple[object, ...], Tensor] = {}
+
+    def adopt(self, choices: Choices) -> None:
+        """Do each product as `choices` says from now on; graphs captured before are forgotten."""
+        self.layers = self.layers.trial(choices)
+        self._steps.clear()
 
     def cache(self) -> EngineCache:
         """An empty cache.  There is one store: a new cache ends the one before."""
@@ -171,6 +176,7 @@ class EngineCache:
 
     def __init__(self, engine: Engine):
         self.engine, self.length, self.capacity = engine, 0, engine.capacity
+        self.widest: int | None = max(engine.rows)
 
     @property
     def store(self) -> Tensor:
