@@ -67,8 +67,9 @@ class Stock:
 
     def __init__(self, model: VisionLanguageModel, dtype: torch.dtype = torch.float64):
         self.config = model.config
-        self.model = _build(model.config)
-        state = {k: v.detach().to("cpu", dtype) for k, v in model.state_dict().items()}
+        with next(model.parameters()).device:
+            self.model = _build(model.config)
+        state = {k: v.detach().to(dtype) for k, v in model.state_dict().items()}
         if model.config.vision is None:
             state = {k.replace("model.language_model.", "model."): v for k, v in state.items()}
         self.model.to(dtype)

@@ -7,6 +7,7 @@ and times each.  The class holds what is static between plans: weights, template
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,6 +99,7 @@ class DDrive:
         self._template = TemplateOnDevice(self.template, self.device)
         self._cache: KVCache | None = None
         self.engine: Accelerated | None = None
+        self.options: dict[str, Any] = {}  # more keywords for the decoder, for instance `width` of a fused one
 
     def accelerate(self, ours: bool = True) -> None:
         """Plan through captured graphs and our kernels from now on; takes a copy of the weights and some seconds.
@@ -190,13 +192,15 @@ class DDrive:
         logits = self.model.logits(hidden)
         clock.mark("prefill")
         if rollouts == 1:
-            answer = DECODERS[self.decoder](self.model, cache, self._template, logits, begin)
+            answer = DECODERS[self.decoder](self.model, cache, self._template, logits, begin, **self.options)
             answers, counts = [answer], answer.counts
         else:
             steps = int((self.template.section == SECTIONS.index("trajectory")).sum())
             vocabulary = self.model.config.text.vocab_size
             noise = gumbel_noise(self._seed, observation.stamp_ns, rollouts, steps, vocabulary, self.device)
-            answers, counts = decode_rollouts(self.model, cache, self._template, logits, begin, noise, self.temperature)
+            answers, counts = decode_rollouts(
+                self.model, cache, self._template, logits, begin, noise, self.temperature, **self.options
+            )
         clock.mark("decode")
         return answers, counts, clock.seconds()
 

@@ -24,7 +24,7 @@ from efficientgen.planning.engine_prefill import prefill, shared_prefix
 from efficientgen.planning.engine_weights import fuse
 from efficientgen.planning.model import VisionLanguageModel, mrope
 
-ROWS = (1, 8, 16, 32, 64, 96, 128, 272)  # 272 = 16 x 17: fused draft and verify at block 16
+ROWS = (1, 8, 16, 32, 48, 64, 96, 128, 272)  # 272 = 16 x 17: fused draft and verify at block 16
 CONTEXTS = (1024, 2048, 3072, 4096, 8192)
 PARTS = 16 * 2**20  # fp32 numbers of split products
 
