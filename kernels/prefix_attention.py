@@ -58,9 +58,21 @@ def chunk_of(context: int, rows: int, heads: int, shared: int, programs: int = 1
     return max(32, -(-chunk // 64) * 64), held
 
 
+def ways(context: int, rows: int, heads: int, shared: int) -> list[tuple[int, int]]:
+    """(chunk, held) pairs that are worth a measurement, the likeliest first."""
+    folded = rows * heads // shared
+    out = [chunk_of(context, rows, heads, shared)]
+    for held in (16, 32, 64, 128):
+        for chunk in (64, 128, 256, 512):
+            programs = -(-folded // held) * shared * -(-context // chunk)
+            if held < 2 * max(16, folded) and 60 <= programs <= 1100 and -(-context // chunk) <= 64:
+                out.append((chunk, held))
+    return list(dict.fromkeys(out))
+
+
 def attend(
     q: Tensor, keys: Tensor, values: Tensor, start: Tensor, mask: Tensor, room: Partials, out: Tensor, chunk: int,
-    held: int, *, overlap: bool = False,
+    held: int, *, overlap: bool = False, compile_only: bool = False,
 ) -> None:  # fmt: skip
     """The same by the kernels; `room` has as many splits as `chunk` needs for the longest prefix (`chunk_of`)."""
     rows, heads, width = q.shape
@@ -70,14 +82,14 @@ def attend(
     first = {} if INTERPRETED else {"num_warps": 4 if held < 64 else 8, "num_stages": 2}
     step = min(64 if held < 128 else 32, chunk)  # no tile of these spills registers at D 128
     wide = triton.next_power_of_2(width)
-    _attend_split[(triton.cdiv(rows * heads // shared, held), shared, splits)](
+    _attend_split.run(
         q, keys, values, start, mask, room.parts, room.sums, rows, tail, keys.stride(0),
         H=heads, G=heads // shared, D=width, BD=wide, CHUNK=chunk, BM=held, BN=step, SCALE=width**-0.5 * 1.4426950408889634,
-        OVERLAP=overlap, **first, **more,
+        OVERLAP=overlap, grid=(triton.cdiv(rows * heads // shared, held), shared, splits), warmup=compile_only, **first, **more,
     )  # fmt: skip
-    _merge[(rows * heads,)](
+    _merge.run(
         room.parts, room.sums, out, rows * heads, splits, D=width, BD=wide, BS=triton.next_power_of_2(splits),
-        OVERLAP=overlap, **({} if INTERPRETED else {"num_warps": 2}), **more,
+        OVERLAP=overlap, grid=(rows * heads,), warmup=compile_only, **({} if INTERPRETED else {"num_warps": 2}), **more,
     )  # fmt: skip
 
 

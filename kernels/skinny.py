@@ -163,6 +163,7 @@ def skinny(
     per = ceil_div(ceil_div(k, tile.inner), tile.split) * tile.inner
     split = ceil_div(k, per)  # no part is empty
     table = heads
+    partial = len(norm.squares) if norm is not None else 0
     more: dict[str, Any] = {} if INTERPRETED else {"num_warps": tile.warps, "num_stages": tile.stages}
     if overlap:
         more["launch_pdl"] = True
@@ -174,7 +175,7 @@ def skinny(
         table.norm if table and table.norm is not None else x,
         room.parts, room.done,
         m, table.keys.stride(0) if table else 0,
-        T=len(norm.squares) if norm is not None else 0, N=n, K=k, BM=held, BN=tile.columns, BK=tile.inner, SPLIT=split, PER=per, HALF=half, KIND=kind,
+        T=partial, TP=triton.next_power_of_2(max(1, partial)), N=n, K=k, BM=held, BN=tile.columns, BK=tile.inner, SPLIT=split, PER=per, HALF=half, KIND=kind,
         NORM=norm is not None, EPS=norm.eps if norm is not None else 0.0, BIAS=bias is not None,
         HQ=table.queries if table else 0, HKV=table.keys.shape[0] if table else 0,
         HEAD_NORM=table is not None and table.norm is not None, HEAD_EPS=table.eps if table else 0.0,
@@ -208,7 +209,7 @@ if triton is not None:
         x_ptr, w_ptr, out_ptr, bias_ptr, residual_ptr, squares_ptr, squares_out_ptr,
         cos_ptr, sin_ptr, place_ptr, slot_ptr, keys_ptr, values_ptr, head_norm_ptr, parts_ptr, done_ptr,
         M, head_stride,
-        T: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
+        T: tl.constexpr, TP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
         PER: tl.constexpr, HALF: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
         BIAS: tl.constexpr, HQ: tl.constexpr, HKV: tl.constexpr, HEAD_NORM: tl.constexpr, HEAD_EPS: tl.constexpr,
         AHEAD: tl.constexpr, OVERLAP: tl.constexpr,
@@ -233,6 +234,27 @@ if triton is not None:
                         _ask(w_ptr, low + HALF, begin + i * BK, K, N, BK, 64)
             gdc_wait()
             gdc_launch_dependents()
+        # what the end needs is asked for before the loop, and is there when it ends
+        if NORM:
+            t = tl.arange(0, TP)
+            parts = tl.load(squares_ptr + t[:, None] * M + rows[None, :], mask=(t < T)[:, None] & real[None, :], other=0.0)
+            scale = 1.0 / tl.sqrt(tl.sum(parts, 0) / K + EPS)
+        if BIAS:
+            bias = tl.load(bias_ptr + low, mask=live, other=0.0).to(tl.float32)
+            if PAIRED:
+                other_bias = tl.load(bias_ptr + low + HALF, mask=live, other=0.0).to(tl.float32)
+        whole = real[:, None] & live[None, :]
+        if KIND == 1:
+            there = rows[:, None] * N + low[None, :]
+            residual = tl.load(residual_ptr + there, mask=whole, other=0.0)
+        if KIND == 3:
+            D: tl.constexpr = 2 * HALF
+            head = tile // (HALF // BN)
+            inside = tile % (HALF // BN) * BN + tl.arange(0, BN)  # in the half
+            angle = tl.load(place_ptr + rows, mask=real, other=0)[:, None] * HALF + inside[None, :]
+            cos = tl.load(cos_ptr + angle)
+            sin = tl.load(sin_ptr + angle)
+            slot = tl.load(slot_ptr + rows, mask=real, other=0)
         x_at = x_ptr + rows[:, None] * K + inner[None, :]
         w_at = w_ptr + low[None, :].to(tl.int64) * K + inner[:, None]
         acc = tl.zeros((BM, BN), tl.float32)
@@ -241,15 +263,15 @@ if triton is not None:
             k0 = begin + i * BK
             if K % PER == 0:
                 x = tl.load(x_at + k0, mask=real[:, None], other=0.0)
-                w = tl.load(w_at + k0, mask=live[None, :], other=0.0)
+                w = tl.load(w_at + k0, mask=live[None, :], other=0.0, eviction_policy="evict_first")
             else:
-                inside = k0 + inner < K
-                x = tl.load(x_at + k0, mask=real[:, None] & inside[None, :], other=0.0)
-                w = tl.load(w_at + k0, mask=live[None, :] & inside[:, None], other=0.0)
+                filled = k0 + inner < K
+                x = tl.load(x_at + k0, mask=real[:, None] & filled[None, :], other=0.0)
+                w = tl.load(w_at + k0, mask=live[None, :] & filled[:, None], other=0.0)
             acc = tl.dot(x, w, acc, input_precision="ieee")
             if PAIRED:
                 if K % PER == 0:
-                    w = tl.load(w_at + k0 + HALF * K, mask=live[None, :], other=0.0)
+                    w = tl.load(w_at + k0 + HALF * K, mask=live[None, :], other=0.0, eviction_policy="evict_first")
                 else:
                     w = tl.load(w_at + k0 + HALF * K, mask=live[None, :] & (k0 + inner < K)[:, None], other=0.0)
                 other = tl.dot(x, w, other, input_precision="ieee")
@@ -269,24 +291,18 @@ if triton is not None:
                 other = _sum_parts(base + BM * BN, at, SPLIT, STEP, BM, BN)
             tl.store(done_ptr + number, 0)
         if NORM:
-            total = tl.zeros((BM,), tl.float32)
-            for t in range(0, T):
-                total += tl.load(squares_ptr + t * M + rows, mask=real, other=0.0)
-            scale = 1.0 / tl.sqrt(total / K + EPS)
             acc = acc * scale[:, None]
             if PAIRED:
                 other = other * scale[:, None]
         if BIAS:
-            acc += tl.load(bias_ptr + low, mask=live, other=0.0).to(tl.float32)[None, :]
+            acc += bias[None, :]
             if PAIRED:
-                other += tl.load(bias_ptr + low + HALF, mask=live, other=0.0).to(tl.float32)[None, :]
+                other += other_bias[None, :]
         kind = out_ptr.dtype.element_ty
-        whole = real[:, None] & live[None, :]
         if KIND == 0:
             tl.store(out_ptr + rows[:, None].to(tl.int64) * N + low[None, :], acc.to(kind), mask=whole)
         if KIND == 1:
-            there = rows[:, None] * N + low[None, :]
-            acc += tl.load(residual_ptr + there, mask=whole, other=0.0).to(tl.float32)
+            acc += residual.to(tl.float32)
             kept = acc.to(kind)
             tl.store(out_ptr + there, kept, mask=whole)
             kept = kept.to(tl.float32)
@@ -295,9 +311,6 @@ if triton is not None:
             y = acc / (1.0 + tl.exp(-acc)) * other
             tl.store(out_ptr + rows[:, None] * HALF + low[None, :], y.to(kind), mask=whole)
         if KIND == 3:
-            D: tl.constexpr = 2 * HALF
-            head = tile // (HALF // BN)
-            inside = tile % (HALF // BN) * BN + tl.arange(0, BN)  # in the half
             if head < HQ + HKV:
                 if HEAD_NORM:  # BN is HALF: the whole head is here
                     mean = (tl.sum(acc * acc, 1) + tl.sum(other * other, 1)) / D
@@ -305,10 +318,6 @@ if triton is not None:
                     weight = head_norm_ptr + (head >= HQ) * D + inside
                     acc = acc * factor * tl.load(weight).to(tl.float32)[None, :]
                     other = other * factor * tl.load(weight + HALF).to(tl.float32)[None, :]
-                place = tl.load(place_ptr + rows, mask=real, other=0)
-                angle = place[:, None] * HALF + inside[None, :]
-                cos = tl.load(cos_ptr + angle)
-                sin = tl.load(sin_ptr + angle)
                 turned = acc * cos - other * sin
                 other = other * cos + acc * sin
                 acc = turned
@@ -317,7 +326,6 @@ if triton is not None:
                 tl.store(q_at, acc.to(kind), mask=whole)
                 tl.store(q_at + HALF, other.to(kind), mask=whole)
             else:
-                slot = tl.load(slot_ptr + rows, mask=real, other=0)
                 kv_at = slot[:, None].to(tl.int64) * D + inside[None, :]
                 if head < HQ + HKV:
                     k_at = keys_ptr + (head - HQ) * head_stride + kv_at

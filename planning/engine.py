@@ -20,6 +20,7 @@ from efficientgen.kernels.skinny import Workspace
 from efficientgen.planning.cache import CacheFullError, Mode
 from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.engine_layers import Choices, Layers, Step
+from efficientgen.planning.engine_tune import split_attention
 from efficientgen.planning.engine_prefill import prefill, shared_prefix
 from efficientgen.planning.engine_weights import fuse
 from efficientgen.planning.model import VisionLanguageModel, mrope
@@ -60,6 +61,7 @@ class Engine:
             overlap = cuda and torch.cuda.get_device_capability(self.device) >= (9, 0)
         self.layers = Layers(self.weights, self.store, cos, sin, choices or {}, room, overlap)
         self.graphs = cuda if graphs is None else graphs
+        self.measure_attention = False  # until products are chosen by measurement, too
         self._prompt: list[int] = []
         self.kept = 0  # tokens of the last prompt that were there from the one before
         self._steps: dict[tuple[int, int, int], tuple[Step, torch.cuda.CUDAGraph | None]] = {}
@@ -68,6 +70,7 @@ class Engine:
     def adopt(self, choices: Choices) -> None:
         """Do each product as `choices` says from now on; graphs captured before are forgotten."""
         self.layers = self.layers.trial(choices)
+        self.measure_attention = self.graphs
         self._steps.clear()
 
     def cache(self) -> EngineCache:
@@ -133,6 +136,8 @@ class Engine:
         key = rows, tail, context
         if key not in self._steps:
             step = Step(self.weights, rows, tail, context)
+            if self.measure_attention:
+                split_attention(self, step)
             graph = self._capture(step) if self.graphs else None
             self._steps[key] = step, graph
         return self._steps[key]

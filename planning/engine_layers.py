@@ -55,8 +55,13 @@ class Step:
         self.gated, self.both = empty(rows, text.intermediate_size), empty(rows, 2 * text.intermediate_size)
         self.one = empty(1, rows, kind=torch.float32)  # squares of whole rows
         self.squares = empty(text.hidden_size // 16, rows, kind=torch.float32)  # of tiles
-        self.chunk, self.held = chunk_of(context, rows, queries, text.num_key_value_heads)
-        self.partials = Partials(-(-context // self.chunk), rows, queries, width, device)
+        self.heads = queries, width
+        self.split(*chunk_of(context, rows, queries, text.num_key_value_heads))
+
+    def split(self, chunk: int, held: int) -> None:
+        """Let attention deal `chunk` keys and `held` folded rows to a program."""
+        self.chunk, self.held = chunk, held
+        self.partials = Partials(-(-self.context // chunk), self.rows, *self.heads, self.x.device)
 
 
 @dataclass
@@ -89,7 +94,9 @@ class Layers:
     def product(self, step: Step, name: str, index: int) -> None:
         """One product of one layer by itself, with all that belongs to it, on whatever the buffers hold."""
         layer, row = self.weights.layers[index], Row(step.x, step.one)
-        if name == "qkv":
+        if name == "attend":
+            self.attend(step, index)
+        elif name == "qkv":
             self.heads(step, index, row)
         elif name == "gate_up":
             self.gate(step, layer, row)
@@ -108,7 +115,7 @@ class Layers:
         row = Row(step.x, step.one)
         for i, layer in enumerate(weights.layers):
             self.heads(step, i, row)
-            self._attend(step, i)
+            self.attend(step, i)
             self.add(step, "out", step.attended, layer.out, row)
             self.gate(step, layer, row)
             self.add(step, "down", step.gated, layer.down, row)
@@ -135,13 +142,14 @@ class Layers:
             y = torch.nn.functional.linear(step.normed, layer.qkv, layer.qkv_bias)
             of_rows.place_heads(y, heads, step.q, self.overlap)
 
-    def _attend(self, step: Step, index: int) -> None:
+    def attend(self, step: Step, index: int) -> None:
+        """The rows to the cache and to each other."""
         keys, values = self.store[index]
         if self.reference:
             step.attended.copy_(attend_reference(step.q, keys, values, step.start, step.mask))
         else:
             attend(step.q, keys, values, step.start, step.mask, step.partials, step.attended, step.chunk, step.held,
-                   overlap=self.overlap)  # fmt: skip
+                   overlap=self.overlap, compile_only=self.compile_only)  # fmt: skip
 
     def add(self, step: Step, name: str, y: Tensor, weight: Tensor, row: Row) -> None:
         """x += y W^T."""

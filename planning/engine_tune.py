@@ -8,13 +8,14 @@ needs around it.  What is compared is therefore the same piece of a layer, and t
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
+from efficientgen.kernels.prefix_attention import ways
 from efficientgen.kernels.skinny import Tile, rows_per_program
 from efficientgen.planning.engine_layers import PRODUCTS, Choices, Step
 
@@ -23,16 +24,22 @@ if TYPE_CHECKING:
 
 # (columns, inner, split, warps, stages, ahead); none spills at the 3B shape with up to 64 rows (tests/kernels)
 CANDIDATES: dict[str, tuple[Tile, ...]] = {
-    "qkv": (Tile(32, 128, 4, 4, 4, 2), Tile(32, 64, 4, 4, 5, 4), Tile(16, 128, 2, 4, 4, 4), Tile(64, 64, 8, 4, 4, 4)),
-    "out": (Tile(32, 128, 2, 4, 4, 4), Tile(32, 128, 4, 4, 4, 4), Tile(64, 128, 4, 4, 4, 2), Tile(16, 256, 1, 4, 4, 4)),
-    "gate_up": (Tile(32, 128, 1, 4, 4, 2), Tile(64, 64, 1, 4, 4, 2), Tile(64, 128, 1, 4, 3, 2), Tile(64, 64, 1, 8, 4, 2)),
-    "down": (Tile(64, 128, 2, 4, 4, 2), Tile(64, 64, 4, 4, 5, 4), Tile(32, 128, 2, 4, 4, 4), Tile(128, 64, 4, 8, 4, 2)),
-}
+    "qkv": (Tile(32, 128, 4, 4, 4, 4), Tile(32, 128, 2, 4, 4, 4), Tile(16, 256, 1, 4, 4, 4), Tile(16, 128, 2, 4, 5, 4)),
+    "out": (Tile(32, 128, 4, 4, 4, 4), Tile(64, 128, 4, 4, 4, 4), Tile(16, 256, 1, 4, 4, 4), Tile(16, 128, 1, 4, 6, 6)),
+    "gate_up": (
+        Tile(32, 128, 1, 4, 4, 2), Tile(64, 64, 1, 4, 4, 4), Tile(64, 128, 1, 4, 3, 2), Tile(32, 64, 1, 4, 6, 4),
+        Tile(64, 64, 1, 8, 5, 4),
+    ),
+    "down": (
+        Tile(64, 64, 4, 4, 8, 8), Tile(64, 64, 4, 4, 5, 4), Tile(32, 128, 2, 4, 6, 6), Tile(32, 64, 4, 4, 6, 4),
+        Tile(16, 256, 1, 4, 4, 2),
+    ),
+}  # fmt: skip
 WIDE: dict[str, tuple[Tile, ...]] = {  # of 65 rows and more
     "qkv": (Tile(64, 64, 4, 8, 3, 2),),
-    "out": (Tile(64, 64, 2, 8, 3, 2), Tile(128, 64, 4, 8, 3, 2)),
+    "out": (Tile(64, 64, 2, 8, 3, 2),),
     "gate_up": (Tile(64, 64, 1, 8, 3, 2),),
-    "down": (Tile(64, 64, 4, 8, 3, 2), Tile(128, 64, 4, 8, 3, 2)),
+    "down": (Tile(64, 64, 4, 8, 3, 2),),
 }
 REPLAYS = 4
 
@@ -56,7 +63,7 @@ def choose(engine: Engine, rows: Iterable[int], libraries_only: bool = False) ->
         step.attended.normal_()
         step.gated.normal_()
     if not libraries_only:
-        compile_all(engine, steps.values())
+        compile_all(engine, list(steps.values()))
     measured, choices = [], dict[tuple[str, int], Tile | None]()
     for count, step in steps.items():
         for name in PRODUCTS:
@@ -72,7 +79,22 @@ def candidates(name: str, rows: int) -> tuple[Tile, ...]:
     return (CANDIDATES if rows <= 64 else WIDE)[name]
 
 
-def compile_all(engine: Engine, steps: Iterable[Step]) -> None:
+def split_attention(engine: Engine, step: Step) -> None:
+    """Give `step` the fastest way of attention for its rows and its longest context."""
+    text = engine.weights.config
+    step.start.fill_(step.context - step.tail)
+    step.q.normal_()
+    best: tuple[float, tuple[int, int]] | None = None
+    for way in ways(step.context, step.rows, text.num_attention_heads, text.num_key_value_heads):
+        step.split(*way)
+        us = time_product(engine, step, "attend", None)
+        if best is None or us < best[0]:
+            best = us, way
+    assert best is not None
+    step.split(*best[1])
+
+
+def compile_all(engine: Engine, steps: Sequence[Step]) -> None:
     """Compile the candidates side by side; rows that a program holds alike share them."""
     from triton import AsyncCompileMode
 
@@ -83,6 +105,12 @@ def compile_all(engine: Engine, steps: Iterable[Step]) -> None:
                 for tile in candidates(name, step.rows):
                     for _ in _product(engine, step, name, tile, 1, compile_only=True):
                         pass
+        text = engine.weights.config
+        for step in steps:
+            for way in ways(2048, step.rows, text.num_attention_heads, text.num_key_value_heads):
+                step.split(*way)
+                for _ in _product(engine, step, "attend", None, 1, compile_only=True):
+                    pass
 
 
 def time_product(engine: Engine, step: Step, name: str, tile: Tile | None) -> float:
