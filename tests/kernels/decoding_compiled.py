@@ -8,7 +8,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from efficientgen.kernels import prefix_attention, rows, skinny
-from efficientgen.kernels.skinny import PLAIN, RESIDUAL, ROPE, SWIGLU, Tile
+from efficientgen.kernels.skinny import RESIDUAL, ROPE, SWIGLU, Tile
+from efficientgen.planning.engine_tune import candidates
 from tests.kernels.compiled import resources
 
 HIDDEN, WIDE, QUERIES, SHARED, WIDTH, QKV, VOCABULARY = 2048, 11008, 16, 2, 128, 2560, 151936
@@ -48,27 +49,23 @@ def build(function, constants: dict, capability: int, warps: int, stages: int) -
 
 
 PRODUCTS = {
-    "qkv": (ROPE, QKV, HIDDEN, Tile(32, 128, 4, 4, 4, 2)),
-    "o": (RESIDUAL, HIDDEN, HIDDEN, Tile(64, 128, 4, 4, 4, 2)),
-    "gate-up": (SWIGLU, 2 * WIDE, HIDDEN, Tile(64, 128, 1, 4, 3, 2)),
-    "down": (RESIDUAL, HIDDEN, WIDE, Tile(64, 128, 2, 4, 4, 2)),
-    "head": (PLAIN, VOCABULARY, HIDDEN, Tile(128, 64, 1, 4, 4, 2)),
+    "qkv": (ROPE, QKV, HIDDEN),
+    "out": (RESIDUAL, HIDDEN, HIDDEN),
+    "gate_up": (SWIGLU, 2 * WIDE, HIDDEN),
+    "down": (RESIDUAL, HIDDEN, WIDE),
 }
 
 if __name__ == "__main__":
     for capability in map(int, sys.argv[1:]):
-        for name, (kind, n, k, tile) in PRODUCTS.items():
-            for held in (16, 32, 64):
-                told = {"kernel": name, "sm": capability, "rows": held}
+        for name, (kind, n, k) in PRODUCTS.items():
+            for held, tile in ((32, candidates(name, 32)[0]), (64, candidates(name, 64)[-1])):
+                told = {"kernel": name, "sm": capability, "rows": held, "tile": str(tile)}
                 made = build(skinny._skinny, product(kind, n, k, tile, held), capability, tile.warps, tile.stages)
                 print(json.dumps(told | made), flush=True)
         at = {"H": QUERIES, "G": QUERIES // SHARED, "D": WIDTH, "BD": WIDTH, "OVERLAP": True}
         for held in (16, 64, 128):
-            made = build(
-                prefix_attention._attend_split,
-                {k: v for k, v in at.items()} | {"CHUNK": 128, "BM": held, "BN": 64, "SCALE": 0.1}, capability,
-                4 if held < 128 else 8, 2,
-            )  # fmt: skip
+            shape = at | {"CHUNK": 128, "BM": held, "BN": 64 if held < 128 else 32, "SCALE": 0.1}
+            made = build(prefix_attention._attend_split, shape, capability, 4 if held < 64 else 8, 2)
             print(json.dumps({"kernel": "attend", "sm": capability, "rows": held} | made), flush=True)
         made = build(prefix_attention._merge, {"D": WIDTH, "BD": WIDTH, "BS": 32, "OVERLAP": True}, capability, 2, 1)
         print(json.dumps({"kernel": "merge", "sm": capability} | made), flush=True)
