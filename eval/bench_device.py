@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-
 from efficientgen.eval.bench_clock import copy_bandwidth, machine, spread, timed
 from efficientgen.eval.bench_device_errors import errors_to_fp32
 from efficientgen.eval.bench_forward import ROWS, bench_forwards, bench_stages, long_prefill
@@ -163,18 +161,14 @@ def _contestants(
         out += [_drawn(planner, SPEC, None, count, n) for n in rollouts if n > 1]
         return out
     out.append(_plain(planner, SPEC, min(2, count)))  # random weights: what they accept themselves
-    drawn = {
-        name: measured(f"{trained.name}'s own", rates[name]["rate"], rates[name]["reached"]) for name in DRAFTING
-    }
+    drawn = {name: measured(f"{trained.name}'s own", rates[name]["rate"], rates[name]["reached"]) for name in DRAFTING}
     if profile == "published":
         theirs = published(form)
         run.result["published_profile"] = {"rate": theirs.rates[0], "cycles": cycles(form, theirs)}
         out += [_drawn(planner, SPEC, theirs, count, n) for n in rollouts]
     out += [_drawn(planner, SPEC, drawn[SPEC], count, n) for n in rollouts]
     out.append(_drawn(planner, "self-spec", drawn["self-spec"], count))
-    out += [
-        _drawn(planner, "fused-scaffold-spec", drawn["fused-scaffold-spec"], count, 1, width) for width in WIDTHS
-    ]
+    out += [_drawn(planner, "fused-scaffold-spec", drawn["fused-scaffold-spec"], count, 1, width) for width in WIDTHS]
     return out
 
 

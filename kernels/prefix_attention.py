@@ -59,15 +59,14 @@ def chunk_of(context: int, rows: int, heads: int, shared: int, programs: int = 1
 
 
 def ways(context: int, rows: int, heads: int, shared: int) -> list[tuple[int, int]]:
-    """(chunk, held) pairs that are worth a measurement, the likeliest first."""
-    folded = rows * heads // shared
-    out = [chunk_of(context, rows, heads, shared)]
+    """(chunk, held) pairs that are worth a measurement; few chunks, so that few kernels are compiled."""
+    folded, out = rows * heads // shared, list[tuple[int, int]]()
     for held in (16, 32, 64, 128):
         for chunk in (64, 128, 256, 512):
             programs = -(-folded // held) * shared * -(-context // chunk)
-            if held < 2 * max(16, folded) and 60 <= programs <= 1100 and -(-context // chunk) <= 64:
+            if held < 2 * max(16, folded) and 30 <= programs <= 1100 and -(-context // chunk) <= 64:
                 out.append((chunk, held))
-    return list(dict.fromkeys(out))
+    return out or [chunk_of(context, rows, heads, shared)]
 
 
 def attend(
@@ -126,7 +125,9 @@ if triton is not None:
             key = low + i * BN + tl.arange(0, BN)
             held = key < high
             there = shared.to(tl.int64) * head_stride + key * D
-            k = tl.load(keys_ptr + there[None, :] + width[:, None], mask=held[None, :] & (width < D)[:, None], other=0.0)
+            k = tl.load(
+                keys_ptr + there[None, :] + width[:, None], mask=held[None, :] & (width < D)[:, None], other=0.0
+            )
             scores = tl.dot(q, k, input_precision="ieee") * SCALE
             if low + (i + 1) * BN > start:  # reaches into the tail
                 tail = key - start
@@ -138,7 +139,9 @@ if triton is not None:
             weights = tl.exp2(scores - safe[:, None])
             fade = tl.exp2(best - safe)
             total = total * fade + tl.sum(weights, 1)
-            v = tl.load(values_ptr + there[:, None] + width[None, :], mask=held[:, None] & (width < D)[None, :], other=0.0)
+            v = tl.load(
+                values_ptr + there[:, None] + width[None, :], mask=held[:, None] & (width < D)[None, :], other=0.0
+            )
             acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None], input_precision="ieee")
             best = new
         some = total > 0.0

@@ -237,7 +237,9 @@ if triton is not None:
         # what the end needs is asked for before the loop, and is there when it ends
         if NORM:
             t = tl.arange(0, TP)
-            parts = tl.load(squares_ptr + t[:, None] * M + rows[None, :], mask=(t < T)[:, None] & real[None, :], other=0.0)
+            parts = tl.load(
+                squares_ptr + t[:, None] * M + rows[None, :], mask=(t < T)[:, None] & real[None, :], other=0.0
+            )
             scale = 1.0 / tl.sqrt(tl.sum(parts, 0) / K + EPS)
         if BIAS:
             bias = tl.load(bias_ptr + low, mask=live, other=0.0).to(tl.float32)

@@ -207,6 +207,7 @@ class DDrive:
     def _prefill(self, ids: list[int], vision: torch.Tensor, positions: torch.Tensor) -> tuple[TextCache, torch.Tensor]:
         """A cache that holds the prompt, and the hidden state of its last token."""
         if self.engine is not None:
+            self.engine.text.prepare(len(ids), len(ids) + len(self.template))  # captures in the first plan only
             return self.engine.prefill(ids, vision, positions)
         cache = self._fresh_cache(len(ids))
         embeds = self.model.embed(torch.tensor([ids], device=self.device), vision)

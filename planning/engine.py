@@ -20,13 +20,13 @@ from efficientgen.kernels.skinny import Workspace
 from efficientgen.planning.cache import CacheFullError, Mode
 from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.engine_layers import Choices, Layers, Step
-from efficientgen.planning.engine_tune import split_attention
 from efficientgen.planning.engine_prefill import prefill, shared_prefix
+from efficientgen.planning.engine_tune import split_attention
 from efficientgen.planning.engine_weights import fuse
 from efficientgen.planning.model import VisionLanguageModel, mrope
 
 ROWS = (1, 8, 16, 32, 48, 64, 96, 128, 272)  # 272 = 16 x 17: fused draft and verify at block 16
-CONTEXTS = (1024, 2048, 3072, 4096, 8192)
+CONTEXT = 512  # graphs are captured for multiples of so many keys
 PARTS = 16 * 2**20  # fp32 numbers of split products
 
 
@@ -93,10 +93,7 @@ class Engine:
             raise CacheFullError(f"{count} tokens in one forward; the engine was made for {max(self.rows)}")
         wide = 0 if isinstance(seen, str) else seen.shape[1]
         tail = rows if wide <= rows else -(-wide // 256) * 256
-        need = start + tail
-        limit = self.store.shape[3]
-        context = next((c for c in CONTEXTS if need <= c <= limit), limit)
-        step, graph = self._step(rows, tail, context)
+        step, graph = self._step(rows, tail, self._context(start + tail))
         step.ids[:count].copy_(ids)
         step.place[:count].copy_(places)
         step.slot[:count].copy_(slots)
@@ -111,6 +108,13 @@ class Engine:
         else:
             self.layers.run(step)
         return step.hidden[:count]
+
+    @torch.inference_mode()
+    def prepare(self, first: int, last: int) -> None:
+        """Capture what forwards behind `first` to `last` tokens will replay, so that none of them has to wait for it."""
+        for rows in self.rows:
+            for context in range(self._context(first + rows), self._context(last + rows) + 1, CONTEXT):
+                self._step(rows, rows, min(context, self.store.shape[3]))
 
     @torch.inference_mode()
     def prefill(self, ids: list[int], embeds: Tensor, positions: Tensor) -> tuple[EngineCache, Tensor]:
@@ -131,6 +135,16 @@ class Engine:
         hidden = prefill(self.layers, embeds[start:], positions[:, start:], start)
         cache.length, self._prompt, self.kept = len(ids), list(ids), start
         return cache, hidden
+
+    def _context(self, need: int) -> int:
+        """
+        Raises:
+            CacheFullError: there are not so many slots.
+        """
+        slots = self.store.shape[3]
+        if need > slots:
+            raise CacheFullError(f"{need} slots in an engine of {slots}; make it with a larger capacity")
+        return min(-(-need // CONTEXT) * CONTEXT, slots)
 
     def _step(self, rows: int, tail: int, context: int) -> tuple[Step, torch.cuda.CUDAGraph | None]:
         key = rows, tail, context

@@ -112,7 +112,9 @@ def decode_rollouts(
         if any(drafted):
             drafts = pick(forward(tokens, "block"), begin + 1)
             tails.drop(lengths)
-            inside = torch.tensor([n if d else 0 for n, d in zip(lengths, drafted, strict=True)], device=device)[:, None]
+            inside = torch.tensor([n if d else 0 for n, d in zip(lengths, drafted, strict=True)], device=device)[
+                :, None
+            ]
             inner = torch.arange(1, width, device=device) < inside
             tokens = torch.cat([tokens[:, :1], torch.where(inner, drafts[:, :-1], tokens[:, 1:])], 1)
         told = torch.cat([tokens, pick(forward(tokens, "causal"), begin + 1)], 1).tolist()  # the only wait of a cycle

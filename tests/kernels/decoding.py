@@ -60,7 +60,9 @@ class Made:
 
     def heads(self, sizes: Sizes, at: int) -> Heads:
         half = sizes.width // 2
-        angle = torch.outer(torch.arange(4096, device=self.device).float(), 0.8 ** torch.arange(half, device=self.device))
+        angle = torch.outer(
+            torch.arange(4096, device=self.device).float(), 0.8 ** torch.arange(half, device=self.device)
+        )
         cache = self.normal(2, sizes.shared, sizes.slots, sizes.width)
         place = torch.arange(sizes.rows, device=self.device, dtype=torch.int32)
         norm = 1.0 + self.normal(2, sizes.width, scale=0.1) if sizes.head_norm else None

@@ -74,7 +74,10 @@ if __name__ == "__main__":
             "squares": (rows._squares, {"K": HIDDEN, "BK": HIDDEN}),
             "normed": (rows._normed, {"K": HIDDEN, "BK": HIDDEN, "EPS": 1e-6, "WEIGHT": True}),
             "swiglu": (rows._swiglu, {"F": WIDE, "BF": 1024}),
-            "place": (rows._place, {"HQ": QUERIES, "HKV": SHARED, "HALF": 64, "BH": 64, "HEAD_NORM": True, "EPS": 1e-6}),
+            "place": (
+                rows._place,
+                {"HQ": QUERIES, "HKV": SHARED, "HALF": 64, "BH": 64, "HEAD_NORM": True, "EPS": 1e-6},
+            ),
         }
         for name, (function, constants) in each.items():
             made = build(function, constants | {"OVERLAP": True}, capability, 4, 1)
