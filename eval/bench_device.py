@@ -145,8 +145,13 @@ def _tune(planner: DDrive) -> dict[str, Any]:
 
 
 def _contestants(
-    planner: DDrive, profile: str, trained: DDrive | None, seen: Sequence[Observation], rollouts: Sequence[int], run: Run
-) -> list[Contestant]:  # fmt: skip
+    planner: DDrive,
+    profile: str,
+    trained: DDrive | None,
+    seen: Sequence[Observation],
+    rollouts: Sequence[int],
+    run: Run,
+) -> list[Contestant]:
     """Who plans, and with which acceptance; profiles go into the result."""
     form, count = planner._template, run.result["plans"]
     rates: dict[str, Any] = {}

@@ -6,8 +6,8 @@ tokens that the cycle keeps is drawn from a profile: the chance that the n-th dr
 
     published  the one rate for all n at which scaffold speculation takes as many cycles over this answer as Fast-dDrive
                reports (82 forwards, 41 cycles, blocks of 32; 2605.23163); only for blocks of 32
-    measured   per-position rates of a trained model's own drafts (`bench_planner.acceptance`), at any block size; behind
-               the last measured position its rate stands
+    measured   per-position rates of a trained model's own drafts (`bench_planner.acceptance`), at any block size;
+               behind the last measured position its rate stands
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ allow-lists are those of the planner, so that both write the same answer; `gener
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -66,13 +68,14 @@ class StockGraph:
         text, parameter = stock.config.text, next(stock.model.parameters())
         device, dtype = parameter.device, parameter.dtype
         self.stock, self.rows, self.context = stock, rows, context
-        self.cache = StaticCache(stock.text.config, max_cache_len=context + rows)
+        self.cache: Any = StaticCache(stock.text.config, max_cache_len=context + rows)
         self.embeds = torch.randn(1, rows, text.hidden_size, device=device, dtype=dtype)
         self.positions = (context + torch.arange(rows, device=device)).expand(3, 1, -1).contiguous()
         seen = torch.ones(rows, context + rows, dtype=torch.bool, device=device).tril_(context)
         self.mask = torch.zeros(seen.shape, device=device, dtype=dtype).masked_fill_(~seen, -torch.inf)[None, None]
         self._forward()
-        for layer in self.cache.layers:
+        layers: Any = self.cache.layers
+        for layer in layers:
             layer.keys.normal_()
             layer.values.normal_()
         self._forward()

@@ -40,6 +40,9 @@ def attend_reference(q: Tensor, keys: Tensor, values: Tensor, start: Tensor, mas
     return torch.einsum("hrs,hsd->rhd", weights, v).reshape(rows, -1).to(q.dtype)
 
 
+LOG2_E = 1.4426950408889634
+
+
 class Partials:
     """Room for what the splits find: `parts` (splits, R, H, D) and their log-sum-exps, fp32."""
 
@@ -83,8 +86,9 @@ def attend(
     wide = triton.next_power_of_2(width)
     _attend_split.run(
         q, keys, values, start, mask, room.parts, room.sums, rows, tail, keys.stride(0),
-        H=heads, G=heads // shared, D=width, BD=wide, CHUNK=chunk, BM=held, BN=step, SCALE=width**-0.5 * 1.4426950408889634,
-        OVERLAP=overlap, grid=(triton.cdiv(rows * heads // shared, held), shared, splits), warmup=compile_only, **first, **more,
+        H=heads, G=heads // shared, D=width, BD=wide, CHUNK=chunk, BM=held, BN=step, SCALE=width**-0.5 * LOG2_E,
+        OVERLAP=overlap, grid=(triton.cdiv(rows * heads // shared, held), shared, splits), warmup=compile_only,
+        **first, **more,
     )  # fmt: skip
     _merge.run(
         room.parts, room.sums, out, rows * heads, splits, D=width, BD=wide, BS=triton.next_power_of_2(splits),

@@ -162,7 +162,6 @@ def skinny(
     held, tiles = rows_per_program(m), ceil_div(n, tile.columns * (2 if paired else 1))
     per = ceil_div(ceil_div(k, tile.inner), tile.split) * tile.inner
     split = ceil_div(k, per)  # no part is empty
-    table = heads
     partial = len(norm.squares) if norm is not None else 0
     more: dict[str, Any] = {} if INTERPRETED else {"num_warps": tile.warps, "num_stages": tile.stages}
     if overlap:
@@ -170,15 +169,16 @@ def skinny(
     _skinny.run(
         x, weight, out, bias if bias is not None else x, residual if residual is not None else x,
         norm.squares if norm is not None else x, squares if squares is not None else x,
-        table.cos if table else x, table.sin if table else x, table.place if table else x, table.slot if table else x,
-        table.keys if table else x, table.values if table else x,
-        table.norm if table and table.norm is not None else x,
+        heads.cos if heads else x, heads.sin if heads else x, heads.place if heads else x, heads.slot if heads else x,
+        heads.keys if heads else x, heads.values if heads else x,
+        heads.norm if heads and heads.norm is not None else x,
         room.parts, room.done,
-        m, table.keys.stride(0) if table else 0,
-        T=partial, TP=triton.next_power_of_2(max(1, partial)), N=n, K=k, BM=held, BN=tile.columns, BK=tile.inner, SPLIT=split, PER=per, HALF=half, KIND=kind,
+        m, heads.keys.stride(0) if heads else 0,
+        T=partial, TP=triton.next_power_of_2(max(1, partial)), N=n, K=k, BM=held, BN=tile.columns, BK=tile.inner,
+        SPLIT=split, PER=per, HALF=half, KIND=kind,
         NORM=norm is not None, EPS=norm.eps if norm is not None else 0.0, BIAS=bias is not None,
-        HQ=table.queries if table else 0, HKV=table.keys.shape[0] if table else 0,
-        HEAD_NORM=table is not None and table.norm is not None, HEAD_EPS=table.eps if table else 0.0,
+        HQ=heads.queries if heads else 0, HKV=heads.keys.shape[0] if heads else 0,
+        HEAD_NORM=heads is not None and heads.norm is not None, HEAD_EPS=heads.eps if heads else 0.0,
         AHEAD=tile.ahead, OVERLAP=overlap, grid=(tiles, split, ceil_div(m, held)), warmup=compile_only, **more,
     )  # fmt: skip
 
@@ -209,7 +209,8 @@ if triton is not None:
         x_ptr, w_ptr, out_ptr, bias_ptr, residual_ptr, squares_ptr, squares_out_ptr,
         cos_ptr, sin_ptr, place_ptr, slot_ptr, keys_ptr, values_ptr, head_norm_ptr, parts_ptr, done_ptr,
         M, head_stride,
-        T: tl.constexpr, TP: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
+        T: tl.constexpr, TP: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+        BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
         PER: tl.constexpr, HALF: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
         BIAS: tl.constexpr, HQ: tl.constexpr, HKV: tl.constexpr, HEAD_NORM: tl.constexpr, HEAD_EPS: tl.constexpr,
         AHEAD: tl.constexpr, OVERLAP: tl.constexpr,

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ class VisionEngine:
         self.device, self.dtype = weight.device, weight.dtype
         self.plain = self.device.type != "cuda"
         self.graphs = not self.plain if graphs is None else graphs
-        self.blocks = [fuse(block) for block in tower.blocks]
+        self.blocks = [fuse(cast(VisionBlock, block)) for block in tower.blocks]
         self._orders: dict[tuple[Grid, ...], _Order] = {}
         self._graphs: dict[tuple[Grid, ...], tuple[Tensor, Tensor, torch.cuda.CUDAGraph]] = {}
 
@@ -114,7 +115,7 @@ class VisionEngine:
                 out = torch.empty_like(q)
                 out[order.reading] = _attend_runs(q[order.reading], k, v, order.images)
             else:
-                out = _attend_runs(q, *cache, order.windows)
+                out = _attend_runs(q, cache[0], cache[1], order.windows)
             x = x + F.linear(out.flatten(1), block.proj, block.proj_bias)
             both = F.linear(self._normed(x), block.gate_up, block.gate_up_bias)
             if self.plain:
@@ -138,10 +139,9 @@ class VisionEngine:
         """Windows sorted by size; the tower's own layout says where they are."""
         cells = MERGE * MERGE
         layout = layout_of(grids, self.config.window_size // PATCH // MERGE)
-        sizes = torch.tensor(layout.windows)
-        starts = sizes.cumsum(0) - sizes
-        by_size = torch.argsort(sizes, stable=True, descending=True)
-        moved = torch.cat([torch.arange(starts[w] // cells, (starts[w] + sizes[w]) // cells) for w in by_size.tolist()])
+        ends = list(accumulate(size // cells for size in layout.windows))  # in groups
+        by_size = sorted(range(len(ends)), key=lambda w: -layout.windows[w])
+        moved = torch.cat([torch.arange(ends[w] - layout.windows[w] // cells, ends[w]) for w in by_size])
         groups = layout.order[moved]  # (N / 4,)
         positions = layout.positions.view(-1, cells, 2)[moved].flatten(0, 1)  # (N, 2)
         back = torch.argsort(groups)
@@ -160,7 +160,7 @@ class VisionEngine:
 
 
 def _attend_runs(q: Tensor, k: Tensor, v: Tensor, runs: tuple[tuple[int, int], ...]) -> Tensor:
-    """Attention inside runs of tokens, one batch for all runs of a size; q (N, H, D), k and v (H, N, D) -> (N, H, D)."""
+    """Attention inside runs of tokens, a batch for all runs of a size; q (N, H, D), k and v (H, N, D) -> (N, H, D)."""
     out, begin = [], 0
     for size, count in runs:
         end = begin + size * count

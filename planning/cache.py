@@ -25,7 +25,7 @@ class CacheFullError(RuntimeError):
 
 
 class TextCache(Protocol):
-    """What decoders need of a cache: `KVCache` here, `EngineCache` of the CUDA engine.  `store` tells device and dtype."""
+    """What decoders need of a cache: `KVCache` here, `EngineCache` of the engine.  `store` tells device and dtype."""
 
     length: int
     capacity: int

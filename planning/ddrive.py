@@ -227,9 +227,10 @@ class DDrive:
         paths = np.array([sections["trajectory"] for _, sections in read.valid], np.float64)  # (N, T, 2)
         text, sections = read.valid[0]
         mean = paths.mean(0)
+        how = "torch" if self.engine is None else "graphs"
         stats = DecodeStats(
             decoder=self.decoder,
-            engine=f"{'torch' if self.engine is None else 'graphs'}-{self.device.type}-{str(self.dtype).removeprefix('torch.')}",
+            engine=f"{how}-{self.device.type}-{str(self.dtype).removeprefix('torch.')}",
             forwards=counts.forwards,
             cycles=counts.cycles,
             drafted=counts.drafted,

@@ -1,12 +1,12 @@
 """The text tower at the memory's pace: fused weights, static K/V, one captured CUDA graph for every kind of forward.
 
-A decoder asks for tokens at positions that see the cache and each other in some way (`read`), and for logits.  Here ids,
+A decoder asks its cache for tokens at positions that see the cache and each other in some way (`read`).  Here ids,
 positions, cache slots, the prefix's length and the mask are data in static buffers, so that a causal verification, a
 bidirectional draft, a fused forward of both and N rollouts over one prefix are replays of the same graph; there is one
 for each bucket of rows and of context.  On a CPU the same code runs uncaptured over the torch references.
 
-`Engine` stands in for the model in every decoder, and `EngineCache` for its cache.  Numbers differ from the model's own
-forward by rounding only: fused sums are kept in fp32 where that rounds to the weights' dtype between two operations.
+Decoders see nothing of it: `EngineCache` is to them what `KVCache` is.  Numbers differ from the model's own forward by
+rounding only: fused sums are kept in fp32 where that rounds to the weights' dtype between two operations.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Engine:
 
     @torch.inference_mode()
     def prepare(self, first: int, last: int) -> None:
-        """Capture what forwards behind `first` to `last` tokens will replay, so that none of them has to wait for it."""
+        """Capture what forwards behind `first` to `last` tokens will replay, so that none of them waits for it."""
         for rows in self.rows:
             for context in range(self._context(first + rows), self._context(last + rows) + 1, CONTEXT):
                 self._step(rows, rows, min(context, self.store.shape[3]))
@@ -241,7 +241,7 @@ class EngineCache:
 
 
 class EngineForks:
-    """`ForkedCache` by the engine: one prefix, a private stretch of slots for each of N rows, who sees what as a mask."""
+    """`ForkedCache` by the engine: one prefix, a stretch of slots for each of N rows; the mask keeps them apart."""
 
     def __init__(self, prefix: EngineCache, rows: int, capacity: int):
         prefix.reserve(prefix.length + rows * capacity)

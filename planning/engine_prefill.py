@@ -54,7 +54,17 @@ def prefill(layers: Layers, embeds: Tensor, positions: Tensor, start: int) -> Te
 
     for i, layer in enumerate(weights.layers):
         y = F.linear(normed(x), layer.qkv, layer.qkv_bias)
-        heads = Heads(text.num_attention_heads, cos, sin, place, *layers.store[i], slot, layer.head_norm, eps)
+        heads = Heads(
+            text.num_attention_heads,
+            cos,
+            sin,
+            place,
+            layers.store[i, 0],
+            layers.store[i, 1],
+            slot,
+            layer.head_norm,
+            eps,
+        )
         if plain:
             q = of_rows.place_heads_reference(y, heads)
         else:
@@ -75,7 +85,7 @@ def prefill(layers: Layers, embeds: Tensor, positions: Tensor, start: int) -> Te
 
 
 def _attend(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """q (n, H, D), the last n of keys and values (Hkv, S, D), causal -> (n, H D).  K and V are repeated for all heads."""
+    """q (n, H, D), the last n of keys and values (Hkv, S, D), causal -> (n, H D)."""
     rows, heads, _ = q.shape
     k, v = (x.repeat_interleave(heads // len(x), 0)[None] for x in (keys, values))
     q = q.transpose(0, 1)[None]  # (1, H, n, D)

@@ -8,6 +8,7 @@ model's own, unfused Linears; this is a copy beside them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ def fuse(model: VisionLanguageModel) -> EngineWeights:
     """The weights of `model`'s text tower, fused, on its device and in its dtype."""
     text = model.model.language_model
     head = text.embed_tokens.weight if model.config.text.tie_word_embeddings else model.lm_head.weight
-    layers = tuple(_layer(layer) for layer in text.layers)
+    layers = tuple(_layer(cast(Layer, layer)) for layer in text.layers)
     return EngineWeights(
         model.config.text, text.embed_tokens.weight.detach(), layers, text.norm.weight.detach(), head.detach()
     )

@@ -6,6 +6,7 @@ On a GPU the stages are queued and the device runs behind the host; events in th
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ class StageClock:
     def __init__(self, device: torch.device):
         self.cuda = device.type == "cuda"
         self._names: list[str] = []
-        self._marks: list[float | torch.cuda.Event] = [self._now()]
+        self._marks: list[Any] = [self._now()]
 
     def mark(self, name: str) -> None:
         self._names.append(name)
@@ -28,7 +29,7 @@ class StageClock:
             torch.cuda.synchronize()
         out = {}
         for name, a, b in zip(self._names, self._marks, self._marks[1:], strict=False):
-            out[name] = b - a if isinstance(a, float) and isinstance(b, float) else a.elapsed_time(b) / 1e3  # type: ignore[union-attr]
+            out[name] = b - a if isinstance(a, float) else a.elapsed_time(b) / 1e3
         return out
 
     def _now(self) -> float | torch.cuda.Event:

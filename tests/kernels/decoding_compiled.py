@@ -8,7 +8,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from efficientgen.kernels import prefix_attention, rows, skinny
-from efficientgen.kernels.skinny import RESIDUAL, ROPE, SWIGLU, Tile
+from efficientgen.kernels.skinny import RESIDUAL, ROPE, SWIGLU, Tile, ceil_div
 from efficientgen.planning.engine_tune import candidates
 from tests.kernels.compiled import resources
 
@@ -19,9 +19,10 @@ PLAIN_INTS = {"M", "R", "head_stride", "splits", "rows"}
 
 
 def product(kind: int, n: int, k: int, tile: Tile, held: int) -> dict:
-    per = -(-(-(-k // tile.inner)) // tile.split) * tile.inner
+    per = ceil_div(ceil_div(k, tile.inner), tile.split) * tile.inner
     return {
-        "T": 32, "TP": 32, "N": n, "K": k, "BM": held, "BN": tile.columns, "BK": tile.inner, "SPLIT": -(-k // per), "PER": per,
+        "T": 32, "TP": 32, "N": n, "K": k, "BM": held, "BN": tile.columns, "BK": tile.inner, "SPLIT": ceil_div(k, per),
+        "PER": per,
         "HALF": WIDTH // 2 if kind == ROPE else n // 2 if kind == SWIGLU else 0, "KIND": kind, "NORM": kind != RESIDUAL,
         "EPS": 1e-6, "BIAS": kind == ROPE, "HQ": QUERIES, "HKV": SHARED, "HEAD_NORM": False, "HEAD_EPS": 1e-6,
         "AHEAD": tile.ahead, "OVERLAP": True,
