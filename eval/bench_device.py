@@ -44,8 +44,8 @@ class Run:
     def __post_init__(self) -> None:
         self.began = time.perf_counter()
 
-    def part(self, name: str, work: Callable[[], Any], before: float = 1.0) -> Any:
-        """Do `work` if less than `before` of the time has gone, and keep what came out under `name`."""
+    def part(self, name: str, work: Callable[[], Any], before: float = 1.0, told: bool = True) -> Any:
+        """Do `work` if less than `before` of the time has gone; if it is `told`, what came out is the result's `name`."""
         self.on_step(name)
         began = time.perf_counter()
         if began - self.began > before * self.limit_s:
@@ -56,7 +56,8 @@ class Run:
         except Exception:  # a part may fail for reasons of its own (memory, a library); the others are still measured
             self.skipped[name] = traceback.format_exc()
             out = None
-        self.result[name] = out
+        if told:
+            self.result[name] = out
         self.result.setdefault("part_seconds", {})[name] = round(time.perf_counter() - began, 2)
         self.keep(self.result | {"skipped": self.skipped})
         return out
@@ -89,7 +90,8 @@ def bench_device(
     run = Run(limit_s, keep, on_step)
     run.result |= {"planner": planner.name, "dtype": str(planner.dtype).removeprefix("torch."), "device": str(device),
                    "machine": machine(device), "answer_tokens": len(planner.template),
-                   "value_tokens": int(planner.template.is_value.sum()), "plans": len(observations) - 1}  # fmt: skip
+                   "value_tokens": int(planner.template.is_value.sum()), "plans": len(observations) - 1,
+                   "clock_of_ratios": "wall"}  # fmt: skip
     copy = run.part("copy", lambda: copy_bandwidth(device))
     run.part("tuning", lambda: _tune(planner))
     engine = planner.engine
@@ -98,9 +100,7 @@ def bench_device(
     run.part("stages", lambda: bench_stages(planner, observations).told())
     run.part("prefill_alone", lambda: long_prefill(planner, PROMPT, 10))
     mine = partial(_contestants, planner, profile, trained, seen_by_trained, rollouts, run)
-    everyone: list[Contestant] = run.part("profiles", mine) or []
-    contestants = [c for c in everyone if isinstance(c, Contestant)]
-    run.result["profiles"] = [_of(c) for c in contestants]
+    contestants: list[Contestant] = run.part("contestants", mine, told=False) or []
 
     def plans() -> list[dict[str, Any]]:
         deadline = run.began + 0.62 * limit_s
@@ -120,20 +120,14 @@ def bench_device(
 
     run.part("eager_ar", eager, 0.75)
     if stock:
-        theirs = run.part("stock_model", lambda: _Held(Stock(planner.model, planner.dtype)), 0.75)
+        theirs = run.part("stock_model", lambda: Stock(planner.model, planner.dtype), 0.75, told=False)
         if theirs is not None:
-            run.result["stock_model"] = "made"
-            run.part("errors", lambda: errors_to_fp32(planner, theirs.stock), 0.8)
-            run.part("stock_graphed", lambda: _graphed(theirs.stock, contexts, repeats), 0.85)
-            run.part("stock_generate", lambda: {"ms_per_token": generate_ms(theirs.stock, PROMPT, 32)}, 0.85)
-            run.part("stock_ar", lambda: _stock_plan(planner, theirs.stock, observations[0]), 0.9)
+            run.part("errors", lambda: errors_to_fp32(planner, theirs), 0.8)
+            run.part("stock_graphed", lambda: _graphed(theirs, contexts, repeats), 0.85)
+            run.part("stock_generate", lambda: {"ms_per_token": generate_ms(theirs, PROMPT, 32)}, 0.85)
+            run.part("stock_ar", lambda: _stock_plan(planner, theirs, observations[0]), 0.9)
     run.part("summary", lambda: _summary(run.result))
     return run.result | {"skipped": run.skipped}
-
-
-@dataclass
-class _Held:
-    stock: Stock
 
 
 def _tune(planner: DDrive) -> dict[str, Any]:
@@ -200,10 +194,6 @@ def _drawn(
 
     name = decoder + (f", block {width}" if width else "") + (f", N = {rollouts}" if rollouts > 1 else "")
     return Contestant(name if profile is None else f"{name}; {profile.name}", plan, plans, greedy=greedy)
-
-
-def _of(contestant: Contestant) -> dict[str, Any]:
-    return {"name": contestant.name, "plans": contestant.plans}
 
 
 def _graphed(stock: Stock, contexts: Sequence[int], repeats: int) -> list[dict[str, Any]]:
