@@ -45,7 +45,7 @@ class Run:
         self.began = time.perf_counter()
 
     def part(self, name: str, work: Callable[[], Any], before: float = 1.0, told: bool = True) -> Any:
-        """Do `work` if less than `before` of the time has gone; if it is `told`, what came out is the result's `name`."""
+        """Do `work` if less than `before` of the time has gone; if `told`, what came out is the result's `name`."""
         self.on_step(name)
         began = time.perf_counter()
         if began - self.began > before * self.limit_s:

@@ -9,7 +9,7 @@ Everything committed must come from causal rows, because training's noisy blocks
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,13 @@ Mode = Literal["causal", "block"]
 
 class CacheFullError(RuntimeError):
     """More tokens than the cache was made for."""
+
+
+def sent(values: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
+    """Numbers of the host as a tensor on `device`; nothing waits for the device to be done with what it has."""
+    if device.type == "cuda":
+        return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 class TextCache(Protocol):

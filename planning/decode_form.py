@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from efficientgen.planning.cache import Mode, TextCache
+from efficientgen.planning.cache import Mode, TextCache, sent
 from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.schema import Template
 
@@ -173,8 +173,8 @@ def reader(model: VisionLanguageModel, cache: TextCache, next_position: int, cou
         if isinstance(where, int):
             places = torch.arange(where, where + len(ids), device=device)
         else:
-            places = torch.tensor(where, device=device)
-        tokens = ids if isinstance(ids, Tensor) else torch.tensor(ids, device=device)
+            places = sent(where, device)
+        tokens = ids if isinstance(ids, Tensor) else sent(ids, device)
         return cache.read(model, tokens, places + next_position, mode, behind)
 
     return read

@@ -18,7 +18,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from efficientgen.planning.cache import TextCache
+from efficientgen.planning.cache import TextCache, sent
 from efficientgen.planning.decode_form import Answer, Counts, Form, Run, reader, require_next_token, runner
 from efficientgen.planning.model import VisionLanguageModel
 
@@ -107,7 +107,7 @@ def speculate(
     while (i := len(ids)) < until and not form.complete(ids):
         counts.cycles += 1
         block = seed + ahead(i)[1:]
-        tokens = torch.tensor(block, device=previous.device)
+        tokens = sent(block, previous.device)
         if mask in block:
             draft = run(tokens, i, "block")
             cache.drop(len(block))
@@ -181,7 +181,7 @@ def speculate_fused(
         forks = {k: ahead(i + k) for k in range(1, n + 1) if k == n or form.scaffold[i + k] < 0}
         drafted = {k: fork for k, fork in forks.items() if mask in fork[1:]}
         more = [t for fork in drafted.values() for t in fork]
-        rows = torch.cat([block, torch.tensor(more, dtype=torch.long, device=device)])
+        rows = torch.cat([block, sent(more, device)])
         where = list(range(i, i + n)) + [i + k + j for k, fork in drafted.items() for j in range(len(fork))]
         cache.reserve(cache.length + len(rows))
         seen = fork_mask(n, tuple((k, len(fork)) for k, fork in drafted.items()), device)
@@ -194,7 +194,7 @@ def speculate_fused(
         cache.drop(len(rows) - keep)
         if form.complete(ids):
             return form.answer(ids, counts)
-        seed, following = chosen[keep - 1 : keep], torch.tensor(forks[keep][1:], dtype=torch.long, device=device)
+        seed, following = chosen[keep - 1 : keep], sent(forks[keep][1:], device)
         if keep in drafted:
             start = n + sum(len(fork) for k, fork in drafted.items() if k < keep)
             following = form.choose(model.logits(states[start : start + len(following)]), i + keep + 1)

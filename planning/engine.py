@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from efficientgen.kernels.skinny import Workspace
-from efficientgen.planning.cache import CacheFullError, Mode
+from efficientgen.kernels.skinny import Workspace, ceil_div
+from efficientgen.planning.cache import CacheFullError, Mode, sent
 from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.engine_layers import Choices, Layers, Step
 from efficientgen.planning.engine_prefill import prefill, shared_prefix
@@ -27,6 +27,7 @@ from efficientgen.planning.model import VisionLanguageModel, mrope
 
 ROWS = (1, 8, 16, 32, 48, 64, 96, 128, 272)  # 272 = 16 x 17: fused draft and verify at block 16
 CONTEXT = 512  # graphs are captured for multiples of so many keys
+TAIL = 256  # and where the tail is longer than a forward (rollouts), of so many slots in it
 PARTS = 16 * 2**20  # fp32 numbers of split products
 
 
@@ -92,7 +93,7 @@ class Engine:
         if not rows:
             raise CacheFullError(f"{count} tokens in one forward; the engine was made for {max(self.rows)}")
         wide = 0 if isinstance(seen, str) else seen.shape[1]
-        tail = rows if wide <= rows else -(-wide // 256) * 256
+        tail = rows if wide <= rows else ceil_div(wide, TAIL) * TAIL
         step, graph = self._step(rows, tail, self._context(start + tail))
         step.ids[:count].copy_(ids)
         step.place[:count].copy_(places)
@@ -110,11 +111,16 @@ class Engine:
         return step.hidden[:count]
 
     @torch.inference_mode()
-    def prepare(self, first: int, last: int) -> None:
-        """Capture what forwards behind `first` to `last` tokens will replay, so that none of them waits for it."""
+    def prepare(self, first: int, last: int, tail: int = 0) -> None:
+        """Capture what forwards behind `first` to `last` tokens will replay, so that none of them waits for it.
+
+        Args:
+            tail: slots of several rows' private tails together; 0: there is one row.
+        """
         for rows in self.rows:
-            for context in range(self._context(first + rows), self._context(last + rows) + 1, CONTEXT):
-                self._step(rows, rows, min(context, self.store.shape[3]))
+            wide = ceil_div(tail, TAIL) * TAIL or rows
+            for context in range(self._context(first + wide), self._context(last + wide) + 1, CONTEXT):
+                self._step(rows, wide, min(context, self.store.shape[3]))
 
     @torch.inference_mode()
     def prefill(self, ids: list[int], embeds: Tensor, positions: Tensor) -> tuple[EngineCache, Tensor]:
@@ -144,7 +150,7 @@ class Engine:
         slots = self.store.shape[3]
         if need > slots:
             raise CacheFullError(f"{need} slots in an engine of {slots}; make it with a larger capacity")
-        return min(-(-need // CONTEXT) * CONTEXT, slots)
+        return min(ceil_div(need, CONTEXT) * CONTEXT, slots)
 
     def _step(self, rows: int, tail: int, context: int) -> tuple[Step, torch.cuda.CUDAGraph | None]:
         key = rows, tail, context
@@ -247,6 +253,7 @@ class EngineForks:
         prefix.reserve(prefix.length + rows * capacity)
         self.prefix, self.capacity, self.lengths = prefix, capacity, [0] * rows
         self.widest = max(prefix.engine.rows) // rows
+        prefix.engine.prepare(prefix.length, prefix.length, rows * capacity)
 
     def read(
         self, model: VisionLanguageModel, ids: Tensor, places: Tensor, mode: Mode, counts: Sequence[int]
@@ -259,7 +266,7 @@ class EngineForks:
         (rows, width), start = ids.shape, self.prefix.length
         if max(self.lengths) + width > self.capacity:
             raise CacheFullError(f"{max(self.lengths) + width} tokens in tails of {self.capacity}; make them longer")
-        held = torch.tensor([self.lengths, list(counts)], dtype=torch.int32, device=ids.device)[:, :, None]  # (2, N, 1)
+        held = sent([self.lengths, list(counts)], ids.device, torch.int32)[:, :, None]  # (2, N, 1)
         inner = torch.arange(width, dtype=torch.int32, device=ids.device)
         slots = held[0] + inner  # (N, W), in the row's stretch
         last = slots if mode == "causal" else (held[0] + held[1] - 1).expand(slots.shape)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efficientgen.planning.cache import Mode, TextCache
+from efficientgen.planning.cache import Mode, TextCache, sent
 from efficientgen.planning.decode_form import Answer, Counts, TemplateOnDevice, require_next_token, runner
 from efficientgen.planning.decode_speculative import Agree, agreed, section_ahead, speculate, tally
 from efficientgen.planning.model import VisionLanguageModel
@@ -100,8 +100,8 @@ def decode_rollouts(
         counts.cycles += 1
         lengths = list(map(len, blocks))
         width = max(lengths)
-        tokens = torch.tensor([block + [mask] * (width - len(block)) for block in blocks], device=device)  # (N, W)
-        begin = torch.tensor(firsts, device=device)[:, None]
+        tokens = sent([block + [mask] * (width - len(block)) for block in blocks], device)  # (N, W)
+        begin = sent(firsts, device)[:, None]
         places = begin + torch.arange(start + next_position, start + next_position + width, device=device)
 
         def forward(tokens: Tensor, mode: Mode, places: Tensor = places, lengths: list[int] = lengths) -> Tensor:
@@ -112,9 +112,7 @@ def decode_rollouts(
         if any(drafted):
             drafts = pick(forward(tokens, "block"), begin + 1)
             tails.drop(lengths)
-            inside = torch.tensor([n if d else 0 for n, d in zip(lengths, drafted, strict=True)], device=device)[
-                :, None
-            ]
+            inside = sent([n if d else 0 for n, d in zip(lengths, drafted, strict=True)], device)[:, None]
             inner = torch.arange(1, width, device=device) < inside
             tokens = torch.cat([tokens[:, :1], torch.where(inner, drafts[:, :-1], tokens[:, 1:])], 1)
         told = torch.cat([tokens, pick(forward(tokens, "causal"), begin + 1)], 1).tolist()  # the only wait of a cycle

@@ -130,7 +130,7 @@ def test_what_does_not_fit_says_so():
         cache.read(model, ids[:8], ids[:8], "causal")
     with pytest.raises(CacheFullError, match="larger capacity"):
         cache.fork(2, 10)
-    forks = engine.cache().fork(2, 5)
+    forks = Engine(model, 400, rows=(1, 8)).cache().fork(2, 5)
     assert forks.widest == 4
     with pytest.raises(CacheFullError, match="make them longer"):
         forks.read(model, ids[:12].view(2, 6), ids[:12].view(2, 6), "causal", [6, 6])
