@@ -7,6 +7,8 @@ TORCH := torch==2.13.0
 TORCH_INDEX ?=
 EGL_PACKAGES := libegl1 libegl-mesa0 libgl1-mesa-dri
 ARGS ?=
+# Processes that run tests at a time.
+JOBS ?= 2
 
 .PHONY: setup system drive test lint towns clean
 
@@ -37,8 +39,17 @@ $(VENV)/.dev: requirements-dev.txt requirements-devkits.txt $(VENV)/.ready
 drive: setup
 	$(BIN)/efficientgen drive $(ARGS)
 
+# Side by side; then, alone, what starts real ROS graphs, whose processes fill two cores, are killed and timed.  Tests
+# chosen in ARGS (a path, -k, -m) are run by one plain pytest.
 test: $(VENV)/.dev
+ifeq ($(filter tests/% -k -m,$(ARGS)),)
+	@failed=0; \
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --ignore tests/ros $(ARGS) || failed=1; \
+	$(BIN)/python -m pytest tests/ros $(ARGS) || failed=1; \
+	exit $$failed
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

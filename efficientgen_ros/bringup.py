@@ -72,7 +72,11 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("seed", ("world",)),
     Argument("planner", ("world", "planner", "vehicle", "safety", "recorder")),
     Argument("checkpoint", ("planner",)),
+    *(Argument(name, ("planner",)) for name in ("schema", "decoder", "device", "dtype", "rollouts")),
     Argument("world", ("world", "planner")),
+    Argument("world_dir", ("world",)),
+    Argument("world_device", ("world",)),
+    Argument("world_refine", ("world",)),
     Argument("mode", ("world",)),
     Argument("record_dir", ("recorder",)),
     Argument("keep_frames", ("world", "recorder")),
@@ -98,7 +102,7 @@ def nodes_for(planner: str) -> tuple[NodeSpec, ...]:
 
 
 def node_parameters(values: dict[str, Value]) -> dict[str, dict[str, Value]]:
-    """Argument values as the parameters of each node, checked.
+    """Argument values as the parameters of each node, checked; what is not given stays at its default.
 
     Raises:
         ParameterError: an argument that does not fit its parameter.
@@ -106,7 +110,7 @@ def node_parameters(values: dict[str, Value]) -> dict[str, dict[str, Value]]:
     shares: dict[str, dict[str, Value]] = {spec.name: {} for spec in NODES}
     for argument in ARGUMENTS:
         for node in argument.nodes:
-            shares[node][argument.name] = values[argument.name]
+            shares[node][argument.name] = values.get(argument.name, argument.parameter.default)
     return {node: check_all(node, share) for node, share in shares.items()}
 
 
@@ -128,6 +132,9 @@ def drive_ros(
     mode: str = "sync",
     record_dir: Path | str = "",
     *,
+    world_dir: str = "",
+    world_device: str = "",
+    world_refine: bool = False,
     keep_frames: bool = False,
     on_step: Callable[[Step], None] | None = None,
     chaos: tuple[Disturbance, ...] = (),
@@ -142,6 +149,7 @@ def drive_ros(
         record_dir: gets `drive.mcap`, `log/` (the step log) and `logs/` (what the nodes printed).
         keep_frames: draw and record every tick's pictures.
         on_step: called with each finished step, without its pictures.
+        world_dir, world_device, world_refine: of an imagined world, as `worldsim.worlds.load_world` takes them.
         chaos: what is done to the nodes' processes, and when.
         tuning: more parameters per node, over those of `launch/config/drive.yaml`.
 
@@ -162,6 +170,9 @@ def drive_ros(
             "planner": planner,
             "checkpoint": str(checkpoint or ""),
             "world": world,
+            "world_dir": world_dir,
+            "world_device": world_device,
+            "world_refine": world_refine,
             "mode": mode,
             "record_dir": str(directory),
             "keep_frames": keep_frames,

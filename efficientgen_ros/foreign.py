@@ -28,7 +28,8 @@ from efficientgen_ros.bringup import Argument, NodeSpec
 CONFIG = "launch/config/planner.yaml"
 NODE = NodeSpec("planner", "efficientgen_ros.foreign_planner_node", "foreign_planner_node", lifecycle=True)
 ARGUMENTS: tuple[Argument, ...] = tuple(
-    Argument(name, ("foreign_planner",)) for name in ("rig", "planner", "checkpoint", "device", "rollouts")
+    Argument(name, ("foreign_planner",))
+    for name in ("rig", "planner", "checkpoint", "schema", "decoder", "device", "dtype", "rollouts")
 )
 TF_STATIC = "/tf_static"
 

@@ -52,6 +52,7 @@ class Intake:
         self._first_ns: int | None = None  # of the ego states: the first ...
         self._newest_ns: int | None = None  # ... and the last
         self._strays: list[EgoState] = []  # states in a row that do not follow on the last one taken
+        self._cameras = CAMERAS
         self._builder = self._new_builder()
         self._wake, self._open = threading.Condition(), True
         self._session: Session | None = None
@@ -62,7 +63,9 @@ class Intake:
 
     def add_session(self, session: Session) -> None:
         with self._wake:
-            self._session = session
+            self._session, self._cameras = session, session.cameras
+            if self._look:
+                self._builder.expect(self._cameras)
             self._wake.notify()
 
     def add_command(self, told: CommandAt) -> None:
@@ -108,7 +111,7 @@ class Intake:
             self._strays.clear()
 
     def _new_builder(self) -> ObservationBuilder:
-        return ObservationBuilder(self._look, FRAME_GAP_NS, CAMERAS if self._look else ())
+        return ObservationBuilder(self._look, FRAME_GAP_NS, self._cameras if self._look else ())
 
     def add_camera(self, name: str, message: Any) -> None:
         """A camera's info or mount."""

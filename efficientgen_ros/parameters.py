@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from efficientgen.planning.load import DTYPES
+from efficientgen.worldsim.worlds import WORLDS
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -67,7 +68,7 @@ _PLANNER = Parameter(
     "constant-velocity",
     "who drives after the hand-over: expert, constant-velocity, nano-ddrive; with a checkpoint fast-ddrive, fast-dvlm",
 )
-_WORLD = Parameter("world", "reference", "what draws the pictures", choices=("reference", "none"))
+_WORLD = Parameter("world", "reference", "what draws the pictures", choices=(*WORLDS, "none"))
 _KEEP_FRAMES = Parameter("keep_frames", False, "record camera pictures, so that the drive can be shown")
 
 _FAULTS = Parameter("faults", "", "faults to inject (fault campaigns): a JSON list of eval.faults.Fault; empty: none")
@@ -77,6 +78,9 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         Parameter("scenario", "", "scenario to drive (`efficientgen scenarios` lists them)"),
         Parameter("seed", 0, "seed of the traffic; same seed, same drive", low=0, high=2**31 - 1),
         _WORLD,
+        Parameter("world_dir", "", "directory of an imagined world's weights; empty: the shipped ones of nano"),
+        Parameter("world_device", "", "where an imagined world runs: cpu, cuda; empty: the accelerator, if any"),
+        Parameter("world_refine", False, "sana-wm: put the release's refiner into the loop"),
         _MODE,
         _PLANNER,
         _KEEP_FRAMES,

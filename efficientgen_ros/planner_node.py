@@ -20,6 +20,7 @@ from std_msgs.msg import String
 from efficientgen.eval.runner import frames_needed
 from efficientgen.perception.health import Expected, Finding, require_fit
 from efficientgen.perception.types import Observation, Plan, Planner
+from efficientgen.worldsim.worlds import cameras_of, require_cameras
 from efficientgen_ros import codec, messages, viewers
 from efficientgen_ros.intake import Intake, Lack
 from efficientgen_ros.interfaces import BASE_LINK, CAMERAS
@@ -42,6 +43,7 @@ class PlannerNode(LifecycleNode):
         self._faults = load_faults(str(self._values["faults"]))
         self._planner: Planner | None = None
         self._newest_ns = 0
+        self._cameras = CAMERAS  # that the world draws, as the session says
         self._intake: Intake | None = None
         self._worker: threading.Thread | None = None
 
@@ -53,6 +55,7 @@ class PlannerNode(LifecycleNode):
             given: dict[str, Any] = {key: self._values[key] for key in MODEL}
             self._planner = tampered_planner(load_planner(name, **given), self._faults)
             self._look = frames_needed(self._planner, 0 if self._values["world"] == "none" else 2)
+            require_cameras(self._planner, cameras_of(str(self._values["world"])))
             if self._values["warm_up"]:
                 self._planner.reset(0)
                 warm = self._planner.plan(empty_observation(self._look))
@@ -87,6 +90,7 @@ class PlannerNode(LifecycleNode):
     def _on_session(self, message: String) -> None:
         assert self._planner is not None and self._intake is not None
         session = codec.load(message.data, Session)
+        self._cameras = session.cameras
         self._planner.reset(session.seed)  # before the first observation: the worker waits for the session
         self._intake.add_session(session)
 
@@ -102,7 +106,7 @@ class PlannerNode(LifecycleNode):
     def _answer(self, observation: Observation) -> Plan:
         assert self._planner is not None
         try:
-            require_fit(observation, Expected(CAMERAS, self._look))
+            require_fit(observation, Expected(self._cameras, self._look))
             return messages.snap_times(self._planner.plan(observation))
         except Exception as error:  # the drive goes on under the safety ladder, and the log says why
             if type(error).__module__.startswith("efficientgen"):  # named for what is wrong with the input

@@ -23,7 +23,7 @@ from std_msgs.msg import String
 from efficientgen.perception.types import CHUNK_NS, Command, Route
 from efficientgen_ros import codec
 from efficientgen_ros.environment import PARENT_VARIABLE
-from efficientgen_ros.interfaces import READY, TOPICS, Topic, message_class, quality
+from efficientgen_ros.interfaces import CAMERAS, READY, TOPICS, Topic, message_class, quality
 from efficientgen_ros.parameters import ParameterError
 
 HEADSTART_NS = 3 * CHUNK_NS  # real time: the planner plans so long before the hand-over, which waits for it
@@ -44,6 +44,7 @@ class Session:
     chunk_ns: int
     route: Route
     notes: dict[str, Any]
+    cameras: tuple[str, ...] = CAMERAS  # that the world draws
 
     @property
     def realtime(self) -> bool:
@@ -205,6 +206,11 @@ def run(make_node: Callable[[], Any], args: list[str] | None = None) -> None:
                 node.destroy_node()
     except ParameterError as error:
         print(f"error: {error}", file=sys.stderr)
+        exit_code = 2
+    except (ValueError, LookupError, FileNotFoundError, RuntimeError) as error:
+        if not type(error).__module__.startswith("efficientgen"):  # ours are named for what the user did wrong
+            raise
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         exit_code = 2
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

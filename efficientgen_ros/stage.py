@@ -7,7 +7,7 @@ from typing import Any
 
 from efficientgen.eval.referee import Referee
 from efficientgen.eval.runner import FRAME_GAP_NS, handover_stamp
-from efficientgen.perception.rig import NANO_RIG
+from efficientgen.perception.rig import Camera
 from efficientgen.perception.route import command_at, locate
 from efficientgen.perception.types import (
     CHUNK_NS,
@@ -23,6 +23,7 @@ from efficientgen.perception.types import (
 from efficientgen.planning.expert import expert_plan
 from efficientgen.worldsim.oracle import Oracle
 from efficientgen.worldsim.scenario import Scenario
+from efficientgen.worldsim.worlds import load_world
 
 LOOK_BACK_NS = 2 * FRAME_GAP_NS  # drawn before the hand-over: no planner looks at more than three frames
 
@@ -31,15 +32,19 @@ class Stage:
     """One drive's truth and pictures.
 
     Args:
-        renderer: "reference", or "none" for a drive without pictures.
+        renderer: a world's name, or "none" for a drive without pictures.
+        directory, device, refine: of an imagined world, as `load_world` takes them.
         every_tick: draw all ticks; otherwise only those that a planner looks at, where the world allows it.
     """
 
-    def __init__(self, scenario: Scenario, seed: int, renderer: str, every_tick: bool) -> None:
+    def __init__(
+        self, scenario: Scenario, seed: int, renderer: str, every_tick: bool, directory: str = "", device: str = "",
+        refine: bool = False,
+    ) -> None:  # fmt: skip
         self.oracle = Oracle(scenario, seed)
         self.frame = self.oracle.reset()
         self.route = self.oracle.route
-        self.world: Any = _make_world(renderer)
+        self.world: Any = None if renderer == "none" else load_world(renderer, directory or None, device, refine=refine)
         if self.world is not None:
             self.world.reset(self.frame.town, self.frame.weather, seed)
         self.handover_ns = handover_stamp(scenario)
@@ -52,6 +57,16 @@ class Stage:
     def memoryless(self) -> bool:
         """Whether ticks may be drawn one by one, or not at all."""
         return bool(getattr(self.world, "memoryless", False))
+
+    @property
+    def rig(self) -> tuple[Camera, ...]:
+        """The cameras that are drawn."""
+        return () if self.world is None else self.world.rig  # type: ignore[no-any-return]
+
+    def diagnostics(self) -> dict[str, Any]:
+        """What an imagined world has cost so far; {} of others."""
+        told = getattr(self.world, "diagnostics", None)
+        return {} if told is None else told()
 
     @property
     def renderer(self) -> str:
@@ -111,12 +126,3 @@ class Pace:
         if late > 0.5 * TICK_NS / NS:
             self.overruns += 1
             self._zero += late
-
-
-def _make_world(name: str) -> Any:
-    """The renderer, loaded only where there is something to draw."""
-    if name == "none":
-        return None
-    from efficientgen.worldsim.reference.world import ReferenceWorld
-
-    return ReferenceWorld(NANO_RIG)

@@ -19,11 +19,10 @@ from std_srvs.srv import Trigger
 
 from efficientgen.eval.faults import Fault
 from efficientgen.eval.runner import host_facts
-from efficientgen.perception.rig import NANO_RIG
 from efficientgen.perception.types import CHUNK_NS, NS, TICK_NS, EgoState, OracleFrame, SensorFrames, Source
 from efficientgen.worldsim.scenario import load_scenario
 from efficientgen_ros import codec, messages, viewers
-from efficientgen_ros.interfaces import PROCEED, message_class, quality
+from efficientgen_ros.interfaces import CAMERAS, PROCEED, message_class, quality
 from efficientgen_ros.messages import EgoJoin, Ruling, text
 from efficientgen_ros.parameters import ParameterError, declare
 from efficientgen_ros.sabotage import TamperedImages, load_faults
@@ -41,8 +40,10 @@ class WorldNode(Node):
         scenario, seed = load_scenario(str(values["scenario"])), int(values["seed"])
         realtime = values["mode"] == "realtime"
         self.finished, self.exit_code = False, 0
-        self._stage = stage = Stage(scenario, seed, str(values["world"]), realtime or bool(values["keep_frames"]))
-        self._cameras = NANO_RIG if stage.world is not None else ()
+        every_tick = realtime or bool(values["keep_frames"])
+        where = (str(values["world_dir"]), str(values["world_device"]), bool(values["world_refine"]))
+        self._stage = stage = Stage(scenario, seed, str(values["world"]), every_tick, *where)
+        self._cameras = stage.rig
         self._session = Session(
             scenario=scenario.name,
             town=scenario.town,
@@ -54,6 +55,7 @@ class WorldNode(Node):
             chunk_ns=CHUNK_NS,
             route=stage.route,
             notes={"renderer": stage.renderer, "host": host_facts()},
+            cameras=tuple(camera.name for camera in self._cameras) or CAMERAS,
         )
         self._join, self._states, self._sources = EgoJoin(), dict[int, EgoState](), dict[int, Source]()
         self._started, self._over, self._held = 0.0, False, False
@@ -66,6 +68,7 @@ class WorldNode(Node):
     def _wire(self, recorder_looks: bool, patience_s: float, faults: tuple[Fault, ...]) -> None:
         self._wiring = Wiring(self, "world", participants(self._session.planner), recorder_looks)
         keys = ["clock", "session", "status", "oracle", "actors", "route", "command", "expert", "expert_scaffold"]
+        keys += ["diagnostics"] if self._stage.diagnostics() else []
         keys += [f"{kind}/{camera.name}" for kind in ("image", "camera_info", "mount") for camera in self._cameras]
         self._out: dict[str, Any] = {key: self._wiring.publisher(key) for key in keys}
         for camera in self._cameras if faults else ():
@@ -122,10 +125,15 @@ class WorldNode(Node):
         if self._over or now not in self._sources or any(stamp not in self._states for stamp in stamps):
             return
         ticks = self._stage.advance([self._states.pop(stamp) for stamp in stamps])
-        self._release(ticks)
+        try:
+            self._release(ticks)
+        except (ValueError, RuntimeError) as error:
+            self._fail(error, now)
+            return
+        self._diagnose(0, "ok")
         end_reason = self._stage.verdict(ticks, self._sources.pop(now))
         if end_reason:
-            self._finish(end_reason)
+            self._finish(end_reason, self._stage.frame.stamp_ns)
         else:
             self._ask()
 
@@ -173,11 +181,29 @@ class WorldNode(Node):
             response.message = "the drive is not held"
         return response
 
-    def _finish(self, end_reason: str) -> None:
+    def _diagnose(self, level: int, words: str) -> None:
+        """Of an imagined world: what chunks cost and carry so far."""
+        figures = self._stage.diagnostics()
+        if figures:
+            stamp = self._stage.frame.stamp_ns
+            self._out["diagnostics"].publish(viewers.diagnostics("world", stamp, level, words, figures))
+
+    def _fail(self, error: Exception, stamp_ns: int) -> None:
+        """The world cannot go on from `stamp_ns`: the drive ends there, the next one resets the world."""
+        if not type(error).__module__.startswith("efficientgen"):  # ours are named for what is wrong
+            raise error
+        words = f"{type(error).__name__}: {error}"
+        self.get_logger().error(words)
+        self._diagnose(2, words)
+        self._finish("interrupted", stamp_ns, {"world_error": words})
+
+    def _finish(self, end_reason: str, stamp_ns: int, more: dict[str, Any] | None = None) -> None:
         self._over = True
         overruns = self._pace.overruns if self._pace else 0
         facts = {"wall_s": monotonic() - self._started, "draw_s": self._stage.draw_s, "overruns": overruns}
-        status = Status(end_reason, self._stage.frame.stamp_ns, not self._session.realtime, facts)
+        facts |= {"world": figures} if (figures := self._stage.diagnostics()) else {}
+        facts |= more or {}
+        status = Status(end_reason, stamp_ns, not self._session.realtime, facts)
         self._out["status"].publish(text(codec.dump(status)))
 
     def close(self) -> None:

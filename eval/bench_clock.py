@@ -56,6 +56,24 @@ def timed(device: torch.device, work: Callable[[], T], by_host: bool = False) ->
     return out, Took(begin.elapsed_time(end) / 1e3, time.process_time() - cpu)
 
 
+def graphed_ms(work: Callable[[], object], runs: int = 30) -> list[float]:
+    """Milliseconds of each replay of `work` as a CUDA graph, warm, each on a device that had finished all else.
+
+    `work` reads and writes the same tensors whenever it is called, and was not captured before.
+    """
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    graph.replay()
+    return [1e3 * timed(torch.device("cuda"), graph.replay)[1].wall_s for _ in range(runs)]
+
+
 def spread(took: Sequence[Took]) -> dict[str, Any]:
     """Percentiles in ms.  p99 of fewer than 100 runs is between its two slowest."""
     return {"runs": len(took)} | {

@@ -120,7 +120,7 @@ def bench_device(
 
     run.part("eager_ar", eager, 0.75)
     if stock:
-        theirs = run.part("stock_model", lambda: Stock(planner.model, planner.dtype), 0.75, told=False)
+        theirs = run.part("stock_model", lambda: Stock(planner.model, planner.dtype, str(device)), 0.75, told=False)
         if theirs is not None:
             run.part("errors", lambda: errors_to_fp32(planner, theirs), 0.8)
             run.part("stock_graphed", lambda: _graphed(theirs, contexts, repeats), 0.85)

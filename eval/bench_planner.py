@@ -209,8 +209,7 @@ def _stock(planner: DDrive, plans: tuple[int, int]) -> tuple[list[Contestant], s
     from efficientgen.eval.bench_stock import stock_answer
     from efficientgen.eval.stock import Stock
 
-    stock = Stock(planner.model, planner.dtype)
-    stock.model.to(planner.device)
+    stock = Stock(planner.model, planner.dtype, str(planner.device))
     form = TemplateOnDevice(planner.template, planner.device)
 
     def contestant(name: str, cached: bool, count: int) -> Contestant:

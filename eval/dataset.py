@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from efficientgen.eval.oracle_log import OracleLog, load_oracle_log
+from efficientgen.perception.rig import NANO_RIG
 from efficientgen.perception.types import CHUNK_NS, TICK_NS, Command, EgoState, OracleFrame, Plan
 from efficientgen.planning.annotate import describe
 from efficientgen.planning.expert import expert_plan
@@ -25,6 +26,7 @@ from efficientgen.planning.nano import nano_tokenizer
 from efficientgen.planning.prompt import EgoNumbers, prompt_ids
 from efficientgen.planning.schema import NANO, compile_template, encode_answer
 from efficientgen.planning.train.data import save_shard
+from efficientgen.planning.train.look import token_labels
 
 FIRST_NS = 4_000_000_000  # a planner drives only with 4 s of history behind it
 PAST_NS = (1_500_000_000, 1_000_000_000, 500_000_000)
@@ -172,7 +174,7 @@ def _render_one(job: tuple[str, str, DatasetConfig, bool]) -> tuple[int, str]:
     template = compile_template(NANO, tokenizer, 32)
     images: list[np.ndarray] = []
     shared: dict[int, int] = {}  # stamp of a plain frame -> its row
-    columns: dict[str, list[Any]] = {k: [] for k in ("now", "before", "prompt", "answer", "weight")}
+    columns: dict[str, list[Any]] = {k: [] for k in ("now", "before", "prompt", "answer", "weight", "kinds", "metres")}
 
     def row_of(frame: OracleFrame, plain: bool) -> int:
         if plain and frame.stamp_ns in shared:
@@ -190,6 +192,9 @@ def _render_one(job: tuple[str, str, DatasetConfig, bool]) -> tuple[int, str]:
         sections = describe(sample.now, sample.plan, sample.command) | {"trajectory": sample.plan.waypoints}
         columns["answer"].append(encode_answer(template, tokenizer, sections))
         columns["weight"].append(sample.weight)
+        kinds, metres = token_labels(sample.now, NANO_RIG)
+        columns["kinds"].append(kinds)
+        columns["metres"].append(metres)
     count = len(columns["now"])
     if count == 0:
         return 0, f"{path.stem}: too short"
@@ -201,6 +206,8 @@ def _render_one(job: tuple[str, str, DatasetConfig, bool]) -> tuple[int, str]:
         "answer": np.array(columns["answer"], np.int16),
         "weight": np.array(columns["weight"], np.float32),
         "heldout": np.full(count, heldout),
+        "kinds": np.stack(columns["kinds"]),
+        "metres": np.stack(columns["metres"]),
     }
     save_shard(directory, path.stem, arrays)
     return count, f"{path.stem}: {count} samples, {len(images)} pictures"

@@ -5,13 +5,14 @@ The AR family is compared with greedy AR, block diffusion with its own definitio
 In float32 and bf16 a token may differ where two logits, or a probability and the threshold, nearly tie: the largest gap
 at a difference says how near, and a row for stock transformers in the same dtype says what is the dtype's own doing.
 
-At released shape what a decoder costs is the point; there the AR family is compared with our own AR of the same dtype.
+At released shape what a decoder costs is the point (`costs`, `eval/full_size.py`); there the AR family is compared with
+our own AR of the same dtype.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,10 +22,9 @@ from torch import Tensor
 from efficientgen.eval.random_models import Subject
 from efficientgen.eval.stock import Agreement, Prefix, Stock, autoregressive_choices, rounding, uncached_diffusion
 from efficientgen.planning.cache import KVCache
-from efficientgen.planning.config import ModelConfig
-from efficientgen.planning.decode import DECODERS, NOT_AUTOREGRESSIVE, Answer, Form, TemplateOnDevice, TextForm
+from efficientgen.planning.decode import DECODERS, NOT_AUTOREGRESSIVE, Answer, Counts, Form, TemplateOnDevice, TextForm
 from efficientgen.planning.decode_diffusion import CONFIDENCE, Pass
-from efficientgen.planning.decode_form import OPEN
+from efficientgen.planning.decode_form import OPEN, runner
 from efficientgen.planning.decode_text import read
 from efficientgen.planning.model import VisionLanguageModel, position_ids
 from efficientgen.planning.schema import AnswerError, Template, decode_answer
@@ -78,11 +78,11 @@ class Row:
     peak_mib: float | None = None  # GPU memory, weights included
 
 
-def decoders_of(config: ModelConfig, structured: bool) -> tuple[str, ...]:
+def decoders_of(subject: Subject) -> tuple[str, ...]:
     """Those that a model can run: without token shift only block diffusion, without sections only free text's."""
     text = ("ar", "self-spec", "fused-self-spec", "diffusion")
-    names = tuple(DECODERS) if structured else text
-    return tuple(n for n in names if config.token_shift or n in NOT_AUTOREGRESSIVE)
+    names = tuple(DECODERS) if subject.template is not None else text
+    return tuple(n for n in names if subject.model.config.token_shift or n in NOT_AUTOREGRESSIVE)
 
 
 @torch.inference_mode()
@@ -121,7 +121,7 @@ def matrix(
             subject.model.to(DTYPES[dtype])
             stock = Stock(subject.model)
             ready: dict[bool, list[tuple[Prompted, Prefix]]] = {}
-            for decoder in decoders_of(subject.model.config, subject.template is not None):
+            for decoder in decoders_of(subject):
                 on_grid = reads_on_grid(subject, decoder)
                 if on_grid not in ready:
                     seeds = range(seed, seed + prompts)
@@ -182,25 +182,32 @@ def compare_stock(subject: Subject, stock: Stock, dtype: str, cases: Sequence[tu
 
 
 def costs(
-    subjects: Mapping[str, Callable[[], Subject]], dtype: str, prompts: int, new_tokens: int, seed: int = 0
+    subject: Subject, dtype: str, prompts: int, new_tokens: int, seed: int = 0, but: Collection[str] = ()
 ) -> Iterator[Row]:
-    """`cost` of every decoder on one model after the other, never two models in memory."""
-    for make in subjects.values():
-        subject = make()
-        for decoder in decoders_of(subject.model.config, subject.template is not None):
-            on_grid = reads_on_grid(subject, decoder)
-            cases = [read_prompt(subject, s, on_grid, new_tokens) for s in range(seed, seed + prompts)]
-            yield cost(subject, decoder, dtype, cases)
-        del subject
+    """`cost` of every decoder on one model, `but` some."""
+    names = [name for name in decoders_of(subject) if name not in but]
+    cases = {
+        grid: [read_prompt(subject, s, grid, new_tokens) for s in range(seed, seed + prompts)]
+        for grid in {reads_on_grid(subject, name) for name in names}
+    }
+    own_ar: list[list[int]] = []
+    for decoder in names:
+        if decoder not in NOT_AUTOREGRESSIVE and not own_ar:
+            own_ar = [case.decode("ar").ids for case in cases[False]]  # the device is warm from here on
+        yield cost(subject, decoder, dtype, cases[reads_on_grid(subject, decoder)], own_ar)
 
 
 @torch.inference_mode()
-def cost(subject: Subject, decoder: str, dtype: str, cases: Sequence[Prompted]) -> Row:
-    """One decoder on a model as it is, on whatever device: forwards, accepted tokens, seconds, peak memory."""
-    row = Row(subject.name, decoder, dtype, "none" if decoder in NOT_AUTOREGRESSIVE else OWN_AR)
+def cost(subject: Subject, decoder: str, dtype: str, cases: Sequence[Prompted], own_ar: Sequence[list[int]]) -> Row:
+    """One decoder on a model as it is, on whatever device: forwards, accepted tokens, seconds, peak memory.
+
+    `own_ar` is what our AR wrote to each prompt, which the AR family is compared with up to the first difference;
+    `logit_gap` says how near a tie that was.
+    """
+    free = decoder in NOT_AUTOREGRESSIVE
+    row = Row(subject.name, decoder, dtype, "none" if free else OWN_AR)
     device = cases[0].cache.store.device
-    for case in cases:
-        own_ar = None if decoder in NOT_AUTOREGRESSIVE else case.decode("ar").ids
+    for i, case in enumerate(cases):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             torch.cuda.synchronize(device)
@@ -209,13 +216,25 @@ def cost(subject: Subject, decoder: str, dtype: str, cases: Sequence[Prompted]) 
         row.seconds += time.perf_counter() - begin
         if device.type == "cuda":
             row.peak_mib = max(row.peak_mib or 0.0, torch.cuda.max_memory_allocated(device) / 2**20)
-        if own_ar is not None:  # what follows the first difference has another prefix and says nothing
-            row.tokens += len(own_ar)
-            row.agreed += next(
-                (i for i, (x, y) in enumerate(zip(own_ar, answer.ids, strict=False)) if x != y), len(own_ar)
-            )
+        if not free:  # what follows the first difference has another prefix and says nothing
+            row.tokens += len(own_ar[i])
+            same = (k for k, (x, y) in enumerate(zip(own_ar[i], answer.ids, strict=False)) if x != y)
+            row.agreed += (first := next(same, len(own_ar[i])))
+            if first < len(own_ar[i]):
+                row.logit_gap = max(row.logit_gap, _gap(case, own_ar[i], answer.ids[first], first))
         _enter(row, subject, answer)
     return row
+
+
+def _gap(case: Prompted, ids: list[int], other: int, place: int) -> float:
+    """By how much the model prefers `ids[place]` to `other` there, when it reads all of `ids` before it at once."""
+    if place == 0:
+        logits = case.logits[None]
+    else:
+        case.cache.length = len(case.held)
+        logits = runner(case.model, case.cache, case.next_position, Counts())(ids[:place], 0, "causal")[-1:]
+    scores = case.form.allowed(logits, place)[0]
+    return abs(float(scores[ids[place]] - scores[other]))
 
 
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:

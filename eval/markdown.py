@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from efficientgen.eval.full_size_table import full_size_table
 from efficientgen.eval.losslessness_table import losslessness_table
+from efficientgen.eval.section_table import section_weights_table
 
 ROWS = (  # (label, metric, factor, digits, with interval)
     ("driving score, 0-100", "driving_score", 1.0, 1, True),
@@ -56,7 +58,13 @@ def honesty_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"closed-loop": closed_loop_table, "honesty": honesty_table, "losslessness": losslessness_table}
+TABLES = {
+    "closed-loop": closed_loop_table,
+    "honesty": honesty_table,
+    "losslessness": losslessness_table,
+    "full-size": full_size_table,
+    "section-weights": section_weights_table,
+}
 
 
 class NoTableError(ValueError):

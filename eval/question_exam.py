@@ -28,8 +28,19 @@ from efficientgen.planning.train.questions import grade
 UNSEEN_EVERY = 3  # of the moments, the share that is asked in the wordings never taught
 
 
-def examine(data: Path, model: Path, control: Path | None, streamed: int, say: Callable[[str], None]) -> dict[str, Any]:
+def examine(
+    data: Path,
+    model: Path,
+    control: Path | None,
+    streamed: int,
+    say: Callable[[str], None],
+    device: str = "cpu",
+    base: Path | None = None,
+) -> dict[str, Any]:
     """The result of `efficientgen eval questions` as JSON-like data.
+
+    `base` is the directory of the model that the adapters change, where it is not the shipped one.  Questions that are
+    asked one by one run on the CPU, as `ask` does.
 
     Raises:
         CheckpointError: `model` or `control` is no adapter.
@@ -45,7 +56,7 @@ def examine(data: Path, model: Path, control: Path | None, streamed: int, say: C
         if not is_adapter(directory):
             raise CheckpointError(f"{directory} holds no {ADAPTER}: train one with `efficientgen train questions`")
         config = read_config(directory)
-        weights = load_adapted(directory)
+        weights = load_adapted(directory, device=device, base=base)
         assert weights.config.vision is not None
         stem = weights.config.vision.depth - config["training"]["vision_blocks"]
         book = Phrasebook(types, Tokenizer.load(directory), stem, config["training"]["blind"])
@@ -74,7 +85,7 @@ def examine(data: Path, model: Path, control: Path | None, streamed: int, say: C
         "mean over types": {who: means(rows, who) for who in right},
         "not above the control": [name for name, row in rows.items() if not row.get("above", True)],
         "types": rows,
-        "streamed": _streamed(data, model, types, scenes, right[MODEL], streamed, say) if streamed else None,
+        "streamed": _streamed(data, model, base, types, scenes, right[MODEL], streamed, say) if streamed else None,
     }
 
 
@@ -87,8 +98,9 @@ def _train_truth(data: Path) -> Truth:
 
 
 def _streamed(
-    data: Path, directory: Path, types: Types, scenes: Scenes, right: np.ndarray, count: int, say: Callable[[str], None]
-) -> dict[str, Any]:
+    data: Path, directory: Path, base: Path | None, types: Types, scenes: Scenes, right: np.ndarray, count: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
     """Ask `count` questions one by one: agreement with the grade, tokens per forward, milliseconds, by decoder."""
     asked = np.argwhere(right >= 0)
     chosen = asked[np.random.default_rng([0, *b"streamed"]).choice(len(asked), min(count, len(asked)), replace=False)]
@@ -98,7 +110,7 @@ def _streamed(
     ends = np.cumsum([len(p) for p in pictures])
     out: dict[str, Any] = {}
     for decoder in ("ar", "self-spec"):
-        model = DVLM.from_pretrained(directory, decoder=decoder)
+        model = DVLM.from_pretrained(directory, decoder=decoder, base=base)
         rows = []
         for moment, t in chosen.tolist():
             shard = int(np.searchsorted(ends, moment, side="right"))

@@ -15,6 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from efficientgen.planning.expert import where
 from efficientgen.worldsim.scenario import WEATHERS, load_scenario, scenario_names
 
 TRAIN, HELDOUT = "train", "heldout"
+PART = 200  # moments of a shard: what one process renders at a time
 FIRST_NS = 4 * NS
 FRESH_NS = 2 * NS  # a moment with the same answers as the last one kept is new again after so long
 WEATHER_SHARES = (0.44, 0.14, 0.14, 0.14, 0.14)
@@ -111,7 +113,7 @@ def make_set(
     workers: int,
     on_done: Callable[[str], None] | None = None,
 ) -> int:
-    """Label, choose and render; one shard per scene under `directory`/`split`.  Returns the number of moments.
+    """Label, choose and render into shards of `PART` moments of a scene, under `directory`/`split`; how many moments.
 
     Shards that are there already are kept, so an interrupted rendering goes on.
 
@@ -122,13 +124,18 @@ def make_set(
         raise NoDrivesError(f"no oracle logs for the {split} half: make some with `efficientgen data record`")
     out = directory / split
     out.mkdir(parents=True, exist_ok=True)
-    moments = [moment for path in logs for moment in moments_of(load_oracle_log(path), config)]
-    chosen = choose(moments, config.train if split == TRAIN else config.heldout, config.seed)
-    scenes: dict[tuple[str, str, int], list[Moment]] = {}
-    for moment in chosen:
-        scenes.setdefault(_scene(moment, config), []).append(moment)
-    jobs = [(str(out), scene, held) for scene, held in sorted(scenes.items())]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        found = pool.imap(partial(_label, config=config), logs, chunksize=4)
+        moments = [moment for of_one in found for moment in of_one]
+        chosen = choose(moments, config.train if split == TRAIN else config.heldout, config.seed)
+        scenes: dict[tuple[str, str, int], list[Moment]] = {}
+        for moment in chosen:
+            scenes.setdefault(_scene(moment, config), []).append(moment)
+        jobs = [
+            (str(out), scene, part, held[i : i + PART])
+            for scene, held in sorted(scenes.items())
+            for part, i in enumerate(range(0, len(held), PART))
+        ]
         for line in pool.imap_unordered(_render_scene, jobs):
             if on_done is not None:
                 on_done(line)
@@ -160,11 +167,15 @@ def _scene(moment: Moment, config: QuestionSetConfig) -> tuple[str, str, int]:
 _worlds: dict[str, Any] = {}  # one renderer per worker process
 
 
-def _render_scene(job: tuple[str, tuple[str, str, int], list[Moment]]) -> str:
+def _label(path: Path, config: QuestionSetConfig) -> list[Moment]:
+    return list(moments_of(load_oracle_log(path), config))
+
+
+def _render_scene(job: tuple[str, tuple[str, str, int], int, list[Moment]]) -> str:
     from efficientgen.worldsim.reference.world import ReferenceWorld  # loads Panda3D; workers only
 
-    directory, scene, moments = Path(job[0]), job[1], job[2]
-    name = "-".join(map(str, scene))
+    directory, scene, moments = Path(job[0]), job[1], job[3]
+    name = "-".join(map(str, (*scene, job[2])))
     if (directory / f"{name}.answers.npy").exists():
         return f"{name}: there already"
     world = _worlds.setdefault("world", ReferenceWorld())

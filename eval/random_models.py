@@ -122,16 +122,18 @@ def tiny_subjects() -> Mapping[str, Callable[[], Subject]]:
 
 
 def released_subjects(dtype: torch.dtype, device: str) -> Mapping[str, Callable[[], Subject]]:
-    """By name: the released shapes nearest to 3 B parameters, drawn on `device`.
+    """By name: the released shapes nearest to 3 B parameters, then the larger ones, drawn on `device`.
 
     The structured answer has the release's slots; the nano vocabulary spells its scaffold, one token a literal.
     """
     draw: dict[str, Any] = {"dtype": dtype, "device": device}
     return {
-        "fast-ddrive": lambda: _ddrive_released(dtype, device),
         "fast-dvlm": lambda: _subject("fast-dvlm", fast_dvlm(), (RELEASED_GRID,), 256, **draw),
         "fast-dllm-v2": lambda: _subject("fast-dllm-v2", fast_dllm_v2("1.5b"), (), 512, **draw),
         "efficient-dlm": lambda: _subject("efficient-dlm", efficient_dlm("4b"), (), 512, **draw),
+        "fast-ddrive": lambda: _ddrive_released(dtype, device),
+        "fast-dllm-v2-7b": lambda: _subject("fast-dllm-v2-7b", fast_dllm_v2("7b"), (), 512, **draw),
+        "efficient-dlm-8b": lambda: _subject("efficient-dlm-8b", efficient_dlm("8b"), (), 512, **draw),
     }
 
 

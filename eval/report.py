@@ -41,6 +41,7 @@ class Entry:
     metrics: Metrics
     log: StepLog | None = None
     show: bool = True
+    extra: str = ""  # HTML below the drive
 
 
 def write_report(
@@ -78,7 +79,7 @@ def write_report(
         video = render(entry.log, town)
         if not articles:
             write_bytes(directory / STILL, video.poster_jpeg)
-        articles.append(article(entry.log, entry.metrics, video, _expert_beside(entry, entries)))
+        articles.append(article(entry.log, entry.metrics, video, _expert_beside(entry, entries)) + entry.extra)
     main = _main_planner(entries)
     mine = [entry for entry in entries if entry.metrics.planner == main]
     title = title or _title(main, mine)

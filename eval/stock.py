@@ -65,14 +65,14 @@ class Agreement:
 class Stock:
     """Qwen2.5-VL, Qwen2.5 or Qwen3 of transformers with the weights of one of our models, in `dtype`."""
 
-    def __init__(self, model: VisionLanguageModel, dtype: torch.dtype = torch.float64):
-        self.config = model.config
-        with next(model.parameters()).device:
+    def __init__(self, model: VisionLanguageModel, dtype: torch.dtype = torch.float64, device: str = "cpu"):
+        self.config, self.device = model.config, torch.device(device)
+        with self.device:
             self.model = _build(model.config)
-        state = {k: v.detach().to(dtype) for k, v in model.state_dict().items()}
+        state = {k: v.detach().to(device, dtype) for k, v in model.state_dict().items()}
         if model.config.vision is None:
             state = {k.replace("model.language_model.", "model."): v for k, v in state.items()}
-        self.model.to(dtype)
+        _convert(self.model, dtype)
         missing, surplus = self.model.load_state_dict(state, strict=False)
         if not set(missing) <= {"lm_head.weight"} or surplus:
             raise NoReferenceError(f"stock transformers lacks {surplus[:3]} and wants {missing[:3]}")
@@ -82,11 +82,11 @@ class Stock:
 
     def prefix(self, ids: list[int], patches: Tensor | None = None, grids: tuple[Grid, ...] = ()) -> Prefix:
         """The prompt's embeddings and positions; `patches` (1, N, 1176) of its images."""
-        row = torch.tensor([ids], dtype=torch.long)
+        row = torch.tensor([ids], dtype=torch.long, device=self.device)
         embeds = self.text.embed_tokens(row)
         if patches is None:
-            return Prefix(embeds, torch.arange(len(ids)).expand(3, -1), len(ids))
-        grid = torch.tensor(grids)
+            return Prefix(embeds, torch.arange(len(ids), device=self.device).expand(3, -1), len(ids))
+        grid = torch.tensor(grids, device=self.device)
         seen = self.model.model.visual(patches[0].to(embeds.dtype), grid_thw=grid)
         images = row == self.config.image_token_id
         embeds = embeds.masked_scatter(images[..., None], getattr(seen, "pooler_output", seen).to(embeds.dtype))
@@ -95,13 +95,14 @@ class Stock:
 
     def logits(self, prefix: Prefix, ids: list[int], places: Sequence[int], seen: Tensor) -> Tensor:
         """(S, V) of [prefix | ids], ids at answer positions `places`, under the bool mask `seen` (S, S)."""
-        embeds = torch.cat([prefix.embeds, self.text.embed_tokens(torch.tensor([ids], dtype=torch.long))], 1)
-        after = torch.tensor(places, dtype=torch.long).expand(3, -1) + prefix.next_position
+        more = torch.tensor([ids], dtype=torch.long, device=self.device)
+        embeds = torch.cat([prefix.embeds, self.text.embed_tokens(more)], 1)
+        after = torch.tensor(places, dtype=torch.long, device=self.device).expand(3, -1) + prefix.next_position
         positions = torch.cat([prefix.positions, after], 1)[:, None]  # (3, 1, S)
         hidden = self.text(
             inputs_embeds=embeds,
             position_ids=positions if self.config.vision is not None else positions[0],
-            attention_mask=seen[None, None],
+            attention_mask=seen[None, None].to(self.device),
             use_cache=False,
         ).last_hidden_state
         return self.model.lm_head(hidden)[0]
@@ -280,6 +281,16 @@ def _build(config: ModelConfig) -> Any:
             transformers.Qwen3Config(**common, head_dim=config.text.head_dim, attention_bias=config.text.qkv_bias)
         )
     return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**common))
+
+
+def _convert(model: Any, dtype: torch.dtype) -> None:
+    """`model.to(dtype)`, but for rotary frequencies, which loading in a half precision leaves in float32."""
+    kept = {name: value.clone() for name, value in model.named_buffers() if name.endswith("inv_freq")}
+    model.to(dtype)
+    if dtype.itemsize < 4:
+        for name, value in kept.items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, value)
 
 
 def _text_keys(text: TextConfig) -> dict[str, Any]:

@@ -186,13 +186,28 @@ class Scene:
         rollouts, colour = _rollouts(step), SOURCE_COLOUR[step.verdict.source]
         left = 0
         for name, (w, h) in zip(self._names, self._tiles, strict=True):
-            frame = _frame_at(step, name, k)
-            if frame is not None:
-                picture.paste(_camera(frame, (w, h), path, tick, colour, rollouts), (left, 0))
+            shown = self._newest(i, k, name)
+            if shown is not None:
+                frame, seen = shown
+                picture.paste(_camera(frame, (w, h), path, seen, colour, rollouts), (left, 0))
             left += w + GAP
         picture.paste(self._bev.draw(tick, path, colour, rollouts), (0, self._top))
         picture.paste(_live(self._panel_of(i), tick), (self.size[0] - PANEL_WIDTH, self._top))
         return picture
+
+    def _newest(self, i: int, k: int, name: str) -> tuple[CameraFrame, OracleFrame] | None:
+        """The camera's newest picture at tick `k` of step `i`, and the tick that it is of.
+
+        Worlds that imagine plan stamps only have one picture per step.
+        """
+        now = self._log.steps[i].ticks[k].stamp_ns
+        for step in (self._log.steps[i], *self._log.steps[max(0, i - 1) : i]):
+            frames = step.frames.cameras.get(name, ()) if step.frames is not None else ()
+            seen = [frame for frame in frames if frame.stamp_ns <= now]
+            if seen:
+                frame = max(seen, key=lambda each: each.stamp_ns)
+                return frame, next((t for t in step.ticks if t.stamp_ns == frame.stamp_ns), step.ticks[-1])
+        return None
 
     def _panel_of(self, i: int) -> Image.Image:
         if self._panel is None or self._panel[0] != i:
@@ -212,12 +227,6 @@ def _camera(
     draw.text((11, 9), label, (0, 0, 0), font(13))
     draw.text((10, 8), label, (255, 255, 255), font(13))
     return image
-
-
-def _frame_at(step: Step, name: str, k: int) -> CameraFrame | None:
-    if step.frames is None or name not in step.frames.cameras or k >= len(step.frames.cameras[name]):
-        return None
-    return step.frames.cameras[name][k]
 
 
 def _rollouts(step: Step) -> list[F64]:

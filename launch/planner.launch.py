@@ -32,7 +32,9 @@ def declare(argument: Argument) -> DeclareLaunchArgument:
     parameter = argument.parameter
     if argument.name == "rig":
         return DeclareLaunchArgument(argument.name, description=parameter.description)
-    return DeclareLaunchArgument(argument.name, default_value=str(parameter.default), description=parameter.description)
+    choices = {"choices": list(parameter.choices)} if parameter.choices else {}
+    default = str(parameter.default)
+    return DeclareLaunchArgument(argument.name, default_value=default, description=parameter.description, **choices)
 
 
 def generate_launch_description() -> LaunchDescription:

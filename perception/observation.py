@@ -57,6 +57,10 @@ class ObservationBuilder:
         self._frames_kept = (max(frames_per_camera - 1, 0) * frame_gap_ns + slack) // TICK_NS + 1
         self._frames: dict[str, OrderedDict[int, CameraFrame]] = {name: OrderedDict() for name in cameras}
 
+    def expect(self, cameras: tuple[str, ...]) -> None:
+        """From now on an observation holds exactly these cameras."""
+        self._frames = {name: self._frames.get(name, OrderedDict()) for name in cameras}
+
     def add_state(self, state: EgoState) -> None:
         """Append the ego state of the next tick.
 

@@ -24,7 +24,7 @@ from efficientgen.planning.decode import DECODERS, Answer, Counts, TemplateOnDev
 from efficientgen.planning.drive_prompt import DrivePrompt, default_prompt, drive_prompt_ids, load_prompt
 from efficientgen.planning.model import VisionLanguageModel, lay_out_for_cpu, position_ids
 from efficientgen.planning.prompt import ego_numbers, prompt_ids
-from efficientgen.planning.rollouts import decode_rollouts, gumbel_noise, read_rollouts
+from efficientgen.planning.rollouts import decode_rollouts, gumbel_noise, read_rollouts, trajectory_tokens
 from efficientgen.planning.schema import SECTIONS, WOD_E2E, compile_template
 from efficientgen.planning.stage_clock import StageClock
 from efficientgen.planning.tokenizer import (
@@ -197,9 +197,10 @@ class DDrive:
         else:
             steps = int((self.template.section == SECTIONS.index("trajectory")).sum())
             vocabulary = self.model.config.text.vocab_size
-            noise = gumbel_noise(self._seed, observation.stamp_ns, rollouts, steps, vocabulary, self.device)
+            tokens = trajectory_tokens(self.template)
+            noise = gumbel_noise(self._seed, observation.stamp_ns, rollouts, steps, vocabulary, tokens)
             answers, counts = decode_rollouts(
-                self.model, cache, self._template, logits, begin, noise, self.temperature, **self.options
+                self.model, cache, self._template, logits, begin, noise, self.temperature, tokens, **self.options
             )
         clock.mark("decode")
         return answers, counts, clock.seconds()

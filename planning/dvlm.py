@@ -92,8 +92,9 @@ class DVLM:
 
     @staticmethod
     def from_pretrained(directory: str | Path, *, decoder: str = ANSWERERS[0], dtype: torch.dtype = torch.float32,
-                        device: str = "cpu") -> DVLM:  # fmt: skip
-        """Load a model directory: whole weights in a released layout, or an adapter over a shipped model.
+                        device: str = "cpu", base: Path | None = None) -> DVLM:  # fmt: skip
+        """Load a model directory: whole weights in a released layout, or an adapter over a shipped model, or over that
+        in `base`.
 
         Raises:
             CheckpointError, TokenizerError, PictureLimitsError: the directory is incomplete, damaged or does not fit
@@ -104,8 +105,10 @@ class DVLM:
         config = read_config(directory)
         tokenizer = load_tokenizer(directory)
         pixels = view_of(WOD_E2E.name, directory).pixels or (RELEASED_PIXELS, RELEASED_PIXELS)
-        load = load_adapted if is_adapter(directory) else load_model
-        model = load(directory, dtype, device)
+        if is_adapter(directory):
+            model = load_adapted(directory, dtype, device, base)
+        else:
+            model = load_model(directory, dtype, device)
         return DVLM(model, tokenizer, decoder, directory.resolve().name, config.get("questions", ()), pixels)
 
     def ask(

@@ -22,27 +22,51 @@ from efficientgen.planning.cache import Mode, TextCache, sent
 from efficientgen.planning.decode_form import Answer, Counts, TemplateOnDevice, require_next_token, runner
 from efficientgen.planning.decode_speculative import Agree, agreed, section_ahead, speculate, tally
 from efficientgen.planning.model import VisionLanguageModel
-from efficientgen.planning.schema import AnswerError, Template, decode_answer
+from efficientgen.planning.schema import SECTIONS, AnswerError, Template, decode_answer
 from efficientgen.planning.tokenizer import Vocabulary
 
 
 def gumbel_noise(
-    seed: int, stamp_ns: int, rollouts: int, positions: int, vocabulary: int, device: torch.device | None = None
+    seed: int, stamp_ns: int, rollouts: int, positions: int, vocabulary: int, tokens: Sequence[int] | None = None
 ) -> Tensor:
-    """(N, positions, vocabulary) standard Gumbel draws, keyed by (seed, stamp, rollout).
+    """(N, positions, vocabulary) float64 standard Gumbel draws, keyed by (seed, stamp, rollout, position, token).
 
-    A host draws float64.  A CUDA device draws other numbers, float32 of its own generator under the same keys: at a
-    released vocabulary the host would take seconds for them.
+    With `tokens`, ascending, only theirs: (N, positions, len(tokens)), the same numbers.  For the two dozen tokens of a
+    trajectory, the draws of a whole released vocabulary would cost 0.3 GB and a second.  A draw takes one step of the
+    generator, so the draws of others are stepped over.
     """
-    if device is not None and device.type == "cuda":
-        out = torch.empty(rollouts, positions, vocabulary, device=device)
-        for r, row in enumerate(out):
-            key = np.random.SeedSequence([seed, stamp_ns, r]).generate_state(1, np.uint64)
-            generator = torch.Generator(device).manual_seed(int(key[0] >> np.uint64(1)))
-            row.exponential_(generator=generator).log_().neg_()
-        return out
-    draws = [np.random.default_rng([seed, stamp_ns, r]).gumbel(size=(positions, vocabulary)) for r in range(rollouts)]
-    return torch.from_numpy(np.stack(draws))
+    shape = (positions, vocabulary if tokens is None else len(tokens))
+    out = np.empty((rollouts, *shape))
+    runs = [] if tokens is None else _runs(tokens)
+    for r, rows in enumerate(out):
+        rng = np.random.default_rng([seed, stamp_ns, r])
+        if tokens is None:
+            rows[:] = rng.gumbel(size=shape)
+            continue
+        at = 0  # draws so far
+        for p in range(positions):
+            for column, first, count in runs:
+                rng.bit_generator.advance(p * vocabulary + first - at)  # type: ignore[attr-defined]
+                rows[p, column : column + count] = rng.gumbel(size=count)
+                at = p * vocabulary + first + count
+    return torch.from_numpy(out)
+
+
+def trajectory_tokens(template: Template) -> list[int]:
+    """Every token that may be written somewhere in the trajectory, ascending."""
+    where = (template.section == SECTIONS.index("trajectory")) & template.is_value
+    return np.flatnonzero(template.allow_lists[np.unique(template.allow[where])].any(0)).tolist()
+
+
+def _runs(tokens: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Neighbouring ids as (index of the first, first id, how many)."""
+    out: list[tuple[int, int, int]] = []
+    for i, token in enumerate(tokens):
+        if out and token == out[-1][1] + out[-1][2]:
+            out[-1] = (*out[-1][:2], out[-1][2] + 1)
+        else:
+            out.append((i, token, 1))
+    return out
 
 
 def decode_rollouts(
@@ -53,13 +77,15 @@ def decode_rollouts(
     next_position: int,
     noise: Tensor,
     temperature: float,
+    tokens: Sequence[int] | None = None,
     agree: Agree = agreed,
 ) -> tuple[list[Answer], Counts]:
     """N whole answers that share all but the trajectory, and what they cost together.
 
     Args:
-        noise: (N, T, V) Gumbel draws for the T positions of the trajectory section.
+        noise: (N, T, V) Gumbel draws for the T positions of the trajectory section; (N, T, len(tokens)) with `tokens`.
         temperature: of the verifier; 0 is greedy, and all rollouts are then the answer of `decode_scaffold_spec`.
+        tokens: whose draws they are, if not the whole vocabulary's; all that the trajectory allows.
 
     Lossless against AR sampling with the same noise, scaffold forced, in exact arithmetic.
 
@@ -79,13 +105,15 @@ def decode_rollouts(
     device = cache.store.device
     wide = logits.dtype if logits.dtype.itemsize >= 4 else torch.float32
     noise = noise.to(device, wide)
+    columns = slice(None) if tokens is None else sent(tokens, device)
     each = torch.arange(rows, device=device)[:, None]
 
     def pick(scores: Tensor, first: Tensor) -> Tensor:
         """Tokens (N, W) of positions first (N, 1), first + 1, ... of the trajectory from their logits (N, W, V)."""
         at = (first + torch.arange(scores.shape[1], device=device)).clamp(max=steps - 1)
         if temperature > 0:
-            scores = scores.to(wide) / temperature + noise[each, at]
+            scores = scores.to(wide) / temperature
+            scores[..., columns] += noise[each, at]
         return template.choose(scores.flatten(0, 1), (at + start).flatten()).view(at.shape)
 
     written: list[list[int]] = [[] for _ in range(rows)]
@@ -100,22 +128,22 @@ def decode_rollouts(
         counts.cycles += 1
         lengths = list(map(len, blocks))
         width = max(lengths)
-        tokens = sent([block + [mask] * (width - len(block)) for block in blocks], device)  # (N, W)
+        ids = sent([block + [mask] * (width - len(block)) for block in blocks], device)  # (N, W)
         begin = sent(firsts, device)[:, None]
         places = begin + torch.arange(start + next_position, start + next_position + width, device=device)
 
-        def forward(tokens: Tensor, mode: Mode, places: Tensor = places, lengths: list[int] = lengths) -> Tensor:
+        def forward(ids: Tensor, mode: Mode, places: Tensor = places, lengths: list[int] = lengths) -> Tensor:
             counts.forwards += 1
-            return model.logits(tails.read(model, tokens, places, mode, lengths))
+            return model.logits(tails.read(model, ids, places, mode, lengths))
 
         drafted = [mask in block for block in blocks]
         if any(drafted):
-            drafts = pick(forward(tokens, "block"), begin + 1)
+            drafts = pick(forward(ids, "block"), begin + 1)
             tails.drop(lengths)
             inside = sent([n if d else 0 for n, d in zip(lengths, drafted, strict=True)], device)[:, None]
             inner = torch.arange(1, width, device=device) < inside
-            tokens = torch.cat([tokens[:, :1], torch.where(inner, drafts[:, :-1], tokens[:, 1:])], 1)
-        told = torch.cat([tokens, pick(forward(tokens, "causal"), begin + 1)], 1).tolist()  # the only wait of a cycle
+            ids = torch.cat([ids[:, :1], torch.where(inner, drafts[:, :-1], ids[:, 1:])], 1)
+        told = torch.cat([ids, pick(forward(ids, "causal"), begin + 1)], 1).tolist()  # the only wait of a cycle
         for r, length in enumerate(lengths):
             block, verified, keep = told[r][:length], told[r][width:], 0
             if block:

@@ -27,9 +27,10 @@ from efficientgen.perception.types import (
     Route,
     VehicleParams,
 )
+from efficientgen.worldsim.lane_routes import plan_route
 from efficientgen.worldsim.scenario import EARLIEST_CLOCK_S, Scenario
 from efficientgen.worldsim.script import CutIn, Lead
-from efficientgen.worldsim.town import TownMap, load_town, plan_route
+from efficientgen.worldsim.town import TownMap, load_town
 from efficientgen.worldsim.traffic import HEIGHTS, demand
 from efficientgen.worldsim.vehicle import wrapped
 

@@ -17,16 +17,9 @@ import yaml
 
 from efficientgen.perception.route import point_at
 from efficientgen.perception.types import ActorKind, Route
+from efficientgen.worldsim.lane_routes import plan_route
 from efficientgen.worldsim.script import SIDES, CutIn, Lead, SpeedChange, cut_in_from, lead_from
-from efficientgen.worldsim.town import (
-    SCENARIO_DIR,
-    TownError,
-    TownMap,
-    drivable_lanes,
-    load_town,
-    plan_route,
-    town_names,
-)
+from efficientgen.worldsim.town import SCENARIO_DIR, TownError, TownMap, drivable_lanes, load_town, town_names
 from efficientgen.worldsim.traffic import Stream, Walkers, successors
 
 FAMILIES = (

@@ -146,3 +146,42 @@ def planner_command(
     for line in body:
         shown.add_row(*line)
     Console(width=max(120, Console().width)).print(shown)
+
+
+@app.command("world")
+def world_command(
+    shape: Annotated[
+        Literal["720p", "nano"], typer.Option(help="720p: SANA-WM's released size; nano: a tiny one, to try it.")
+    ] = "nano",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    chunks: Annotated[int, typer.Option(min=2, help="Of the stream that is watched.")] = 60,
+    repeats: Annotated[int, typer.Option(min=3, help="Of every single piece of work.")] = 20,
+    part: Annotated[list[str], typer.Option(help="Only these parts.")] = [],  # noqa: B006
+    budget: Annotated[float, typer.Option(min=1, help="Seconds after which no further part begins.")] = 3600.0,
+    threads: Annotated[int, typer.Option(min=1, help="Of this process.")] = 1,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the result here, after every part.")] = None,
+) -> None:
+    """A chunk of SANA-WM with random weights: passes, stream, memory, decoder, kernels; beside diffusers' class."""
+    import torch
+
+    from efficientgen.eval.bench_sana import SHAPES
+    from efficientgen.eval.bench_world import Bench, bench_world
+    from efficientgen.eval.provenance import provenance
+    from efficientgen.eval.results import write_json
+
+    torch.set_num_threads(threads)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    bench = Bench(SHAPES[shape], device, dtype, chunks, repeats)
+    result: dict[str, Any] = {"result": "bench-world", "shape": shape, "device": device, "dtype": str(dtype)[6:],
+                              "settings": {"chunks": chunks, "repeats": repeats}, **provenance()}  # fmt: skip
+    with Console(stderr=True).status("") as status:
+        bench_world(bench, result, part, budget, lambda r: write_json(r, out) if out else None, status.update)
+    if out is None:
+        print(json.dumps(result, indent=1))
+        return
+    for name in bench.parts:
+        if name in result:
+            words = "measured" if result[name]["measured"] else f"not measured: {result[name]['why']}"
+            print(f"{name:12} {result[name]['took_s']:6.1f} s  {words}")
+    for name, each in result["goals"].items():
+        print(f"{name:18} {each['got']}  (aimed at {each['goal']})")

@@ -103,3 +103,59 @@ def text_command(
         raise NoLogsError(f"no oracle logs in {logs}; make some with `efficientgen data record --out {logs}`")
     for name, lines in write_corpus(paths, out).items():
         print(f"{lines} lines in {out / name}")
+
+
+@app.command("slim")
+def slim_command(
+    logs: Annotated[list[Path], typer.Argument(help="Directories of oracle logs.")],
+    out: Annotated[Path, typer.Option(help="Directory for the slim ones.")] = Path("data/slim"),
+) -> None:
+    """Copy oracle logs without what pictures do not need: a quarter of the size, to be carried to a renderer."""
+    from efficientgen.eval.oracle_log import load_oracle_log, save_oracle_log
+    from efficientgen.eval.world_clips import slim
+
+    paths = [path for directory in logs for path in sorted(directory.glob("*.npz"))]
+    if not paths:
+        raise NoLogsError(f"no oracle logs in {', '.join(map(str, logs))}; make some with `efficientgen data record`")
+    written = [save_oracle_log(slim(load_oracle_log(path)), out) for path in paths]
+    print(f"{len(written)} logs in {out}, {sum(path.stat().st_size for path in written) / 2**20:.1f} MiB")
+
+
+@app.command("heldout")
+def heldout_command(
+    out: Annotated[Path, typer.Option(help="Directory for the slim oracle logs.")] = Path("data/heldout-logs"),
+    seconds: Annotated[float, typer.Option(min=8.0, max=300.0, help="Length of each drive.")] = 64.0,
+    seed: Annotated[int, typer.Option(min=0)] = 3,
+) -> None:
+    """Record the expert in every held-out scenario, longer than it is, to examine a world model: never to train."""
+    from efficientgen.eval.world_clips import record_heldout
+
+    print(f"{record_heldout(out, seconds, seed, print)} drives in {out}")
+
+
+@app.command("world")
+def world_command(
+    logs: Annotated[Path, typer.Option(help="Directory of oracle logs.")] = Path("data/logs"),
+    out: Annotated[Path, typer.Option(help="Directory for the clips.")] = Path("data/clips"),
+    workers: Annotated[int, typer.Option(min=1, help="Renderer processes.")] = os.cpu_count() or 1,
+    scenes: Annotated[int, typer.Option(min=1, help="Sets of houses and trees per town.")] = 12,
+    moved: Annotated[bool, typer.Option("--moved/--as-driven", help="Let every other drive swing in its lane.")] = True,
+    seconds: Annotated[float, typer.Option(min=1, help="Begin no further drive after this wall time.")] = 1e9,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many logs.")] = None,
+) -> None:
+    """Render oracle logs into clips for `train world`: pictures, condition rasters, poses, every 0.4 s."""
+    from efficientgen.eval.world_clips import ClipsConfig, render_clips
+
+    paths = sorted(logs.glob("*.npz"))[:limit]
+    if not paths:
+        raise NoLogsError(f"no oracle logs in {logs}; make some with `efficientgen data record --out {logs}`")
+    with _progress() as progress:
+        task = progress.add_task("rendering", total=len(paths))
+
+        def done(line: str) -> None:
+            progress.advance(task)
+            if not line.endswith("steps"):
+                progress.console.print(line)
+
+        total = render_clips(paths, out, ClipsConfig(scenes, moved, seconds), workers, done)
+    print(f"{total} new time steps in {out}")

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from efficientgen import share
 from efficientgen.planning.load import CONSTANT_VELOCITY, DEFAULT, EXPERT, load_planner, model_directory
+from efficientgen.worldsim.worlds import WORLDS, check_world, load_world, require_cameras
 from efficientgen_ros.cli.rerun import drive_again, taken_up, told
-from efficientgen_ros.cli.worlds import WORLDS, check_options, make_world, require_cameras
 
 if TYPE_CHECKING:
     from efficientgen.eval.metrics import Metrics
@@ -46,9 +46,12 @@ def drive_command(
         int, typer.Option(min=1, max=64, help="Trajectories sampled and averaged per plan; 1: greedy.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of traffic, signals and houses.")] = 0,
-    world: Annotated[str, typer.Option(help="What draws the cameras: reference, sana-wm.")] = "reference",
-    world_dir: Annotated[Path | None, typer.Option(help="Weights of an imagined world (sana-wm, in process).")] = None,
+    world: Annotated[str, typer.Option(help="What draws the cameras: reference, nano, sana-wm.")] = "reference",
+    world_dir: Annotated[Path | None, typer.Option(help="Weights of an imagined world.")] = None,
     world_device: Annotated[str, typer.Option(help="Where it runs; empty: the accelerator if there is one.")] = "",
+    world_refine: Annotated[
+        bool, typer.Option("--world-refine", help="sana-wm: put the release's refiner into the loop.")
+    ] = False,
     weather: Annotated[str, typer.Option(help="day, dusk, night, rain or fog; by default the scenario's own.")] = "",
     mode: Annotated[
         str,
@@ -75,6 +78,7 @@ def drive_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Drive scenarios in closed loop over ROS 2 and write a report with video."""
+    from efficientgen.eval.beside import compared
     from efficientgen.eval.report import STILL, Entry, write_bytes, write_report  # these load video and map readers
     from efficientgen.eval.run_index import write_index
     from efficientgen.worldsim.scenario import load_scenario, with_weather
@@ -89,7 +93,7 @@ def drive_command(
         weather = weather or recording.log.start.weather
         source = context.get_parameter_source("planner")
         planner = recording.log.planner if source is None or source.name == "DEFAULT" else planner
-    check_options(world, world_dir, in_process)
+    check_world(world, world_dir)
     if (mode == "latency") != bool(latency):
         raise typer.BadParameter("--mode latency and --latency (seconds, 'measured' or a profile) go together")
     if mode == "latency" and not in_process:
@@ -112,7 +116,9 @@ def drive_command(
     tuning: dict[str, Any] = {"recorder": {"live_port": port}} if live else {}
     model: dict[str, Any] = {"schema": schema, "decoder": decoder, "device": device, "dtype": dtype}
     tuning["planner"] = model | {"rollouts": rollouts}
-    drawn_by = make_world(world, world_dir, world_device) if in_process else None
+    drawn_by = load_world(world, world_dir, world_device, refine=world_refine) if in_process else None
+    imagined: dict[str, Any] = {"world": world, "world_dir": str(world_dir or ""), "world_device": world_device}
+    imagined["world_refine"] = world_refine
     entries: list[Entry] = []
     with _progress(console) as progress:
         for each in scenarios:
@@ -121,8 +127,11 @@ def drive_command(
             elif in_process:
                 log = _drive_here(each, seed, planner, checkpoint, tuning["planner"], latency, drawn_by, progress)
             else:
-                log = _drive_ros(each, seed, planner, checkpoint, world, mode, kill_planner_at, run, tuning, progress)
-            entries.append(Entry(_keep(log, run), log))
+                log = _drive_ros(
+                    each, seed, planner, checkpoint, imagined, mode, kill_planner_at, run, tuning, progress
+                )
+            log, extra = compared(log, world)
+            entries.append(Entry(_keep(log, run), log, extra=extra))
             for other in (EXPERT, CONSTANT_VELOCITY) if baselines else ():
                 if other != planner:
                     beside = _drive_plain(each, seed, other, progress)
@@ -154,8 +163,12 @@ def bringup_command(
     scenario: Annotated[str, typer.Argument(help="Scenario name or YAML file.")] = DEFAULT_SCENARIOS[0],
     planner: Annotated[str, typer.Option()] = DEFAULT,
     checkpoint: Annotated[str, typer.Option()] = "",
+    schema: Annotated[str, typer.Option(help="Answer to ask for: wod-e2e, nuscenes; empty: the checkpoint's.")] = "",
+    device: Annotated[str, typer.Option(help="Where the planner's model runs: cpu, cuda, cuda:1.")] = "cpu",
     seed: Annotated[int, typer.Option(min=0)] = 0,
     world: Annotated[str, typer.Option()] = "reference",
+    world_dir: Annotated[Path | None, typer.Option(help="Weights of an imagined world.")] = None,
+    world_device: Annotated[str, typer.Option(help="Where it runs; empty: the accelerator if there is one.")] = "",
     weather: Annotated[str, typer.Option(help="day, dusk, night, rain or fog; by default the scenario's own.")] = "",
     mode: Annotated[str, typer.Option(help="sync or realtime")] = "sync",
     record_dir: Annotated[Path, typer.Option(help="Gets the MCAP, the step log and the nodes' output.")] = Path(
@@ -172,7 +185,11 @@ def bringup_command(
     with _progress(console) as progress:
         task = progress.add_task(f"{scenario} · {planner}", total=None)
         here = with_weather(load_scenario(scenario), weather)
-        log = drive_ros(here, seed, planner, checkpoint, world, mode, record_dir, on_step=_ticker(progress, task))
+        tuning: dict[str, Any] = {"planner": {"schema": schema, "device": device}}
+        log = drive_ros(
+            here, seed, planner, checkpoint, world, mode, record_dir, world_dir=str(world_dir or ""),
+            world_device=world_device, on_step=_ticker(progress, task), tuning=tuning,
+        )  # fmt: skip
     console.print(_table([score(log)]))
     console.print(f"recorded: {record_dir / 'drive.mcap'}   (Foxglove; layout: {share(LAYOUT)})", soft_wrap=True)
 
@@ -196,7 +213,7 @@ def _drive_here(
     task = progress.add_task(f"{scenario.name} · {planner}", total=scenario.duration_s)
     began = time.monotonic()
     driver: Any = planner if planner == EXPERT else load_planner(planner, checkpoint, **model)
-    require_cameras(driver, world)
+    require_cameras(driver, tuple(camera.name for camera in world.rig))
     log = drive(
         scenario,
         seed,
@@ -218,7 +235,7 @@ def _drive_ros(
     seed: int,
     planner: str,
     checkpoint: str,
-    world: str,
+    world: dict[str, Any],
     mode: str,
     kill_planner_at: float | None,
     run: Path,
@@ -235,9 +252,9 @@ def _drive_ros(
         seed,
         planner,
         checkpoint,
-        world,
-        mode,
-        run / f"{scenario.name}-{planner}-{seed}",
+        mode=mode,
+        record_dir=run / f"{scenario.name}-{planner}-{seed}",
+        **world,
         keep_frames=True,
         on_step=_ticker(progress, task),
         chaos=() if kill_planner_at is None else (Disturbance(kill_planner_at, "kill"),),

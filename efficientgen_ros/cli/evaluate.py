@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from efficientgen.planning.load import BASELINES, DEFAULT
-from efficientgen_ros.cli import faults, honesty, latency_curve, lossless, sweep
+from efficientgen_ros.cli import eval_world, faults, full_size, honesty, latency_curve, lossless, sweep
 from efficientgen_ros.cli.sweeping import (
     Setting,
     chosen_scenarios,
@@ -31,6 +31,8 @@ app.command("honesty")(honesty.honesty_command)
 app.command("sweep-trial")(sweep.sweep_trial_command)
 app.command("latency-curve")(latency_curve.latency_curve_command)
 app.command("lossless")(lossless.lossless_command)
+app.command("full-size")(full_size.full_size_command)
+app.command("world")(eval_world.world_command)
 
 
 @app.callback()

@@ -1,10 +1,10 @@
-"""`efficientgen eval lossless`: every decoder on every model against its reference, and what each costs."""
+"""`efficientgen eval lossless`: every decoder on every model against its reference."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -16,16 +16,11 @@ from efficientgen.planning.load import DEFAULT
 
 
 def lossless_command(
-    shape: Annotated[
-        Literal["tiny", "3b"],
-        typer.Option(help="tiny: against stock transformers; 3b: released shapes with random weights, costs only."),
-    ] = "tiny",
     model: Annotated[list[str], typer.Option(help="Only these models.")] = [],  # noqa: B006
-    dtype: Annotated[list[str], typer.Option(help="fp64, fp32 or bf16; default: all of them, at 3b bf16.")] = [],  # noqa: B006
+    dtype: Annotated[list[str], typer.Option(help="fp64, fp32 or bf16; default: all of them.")] = [],  # noqa: B006
     prompts: Annotated[int, typer.Option(min=1, help="Fresh random prompts per cell.")] = 3,
     new_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens of free text.")] = 40,
     seed: Annotated[int, typer.Option(min=0, help="Of the first prompt.")] = 0,
-    device: Annotated[str, typer.Option(help="Of --shape 3b: cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Write the matrix here as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -34,18 +29,13 @@ def lossless_command(
 
     from efficientgen.eval import losslessness
     from efficientgen.eval.provenance import checkpoint_sha256, provenance
-    from efficientgen.eval.random_models import released_subjects, shipped_subject, tiny_subjects
+    from efficientgen.eval.random_models import shipped_subject, tiny_subjects
     from efficientgen.eval.results import write_json
 
-    dtypes = dtype or (["bf16"] if shape == "3b" else list(losslessness.DTYPES))
+    dtypes = dtype or list(losslessness.DTYPES)
     if unknown := sorted(set(dtypes) - set(losslessness.DTYPES)):
         raise typer.BadParameter(f"no dtype {unknown[0]}; choose of {', '.join(losslessness.DTYPES)}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise typer.BadParameter("no CUDA device here; leave --device out or run it where there is one")
-    if shape == "3b":
-        subjects = dict(released_subjects(losslessness.DTYPES[dtypes[0]], device))
-    else:
-        subjects = dict(tiny_subjects()) | {DEFAULT: lambda: shipped_subject(DEFAULT)}
+    subjects = dict(tiny_subjects()) | {DEFAULT: lambda: shipped_subject(DEFAULT)}
     if unknown := sorted(set(model) - set(subjects)):
         raise typer.BadParameter(f"no model {unknown[0]}; choose of {', '.join(subjects)}")
     subjects = {name: make for name, make in subjects.items() if not model or name in model}
@@ -53,17 +43,12 @@ def lossless_command(
     rows: list[losslessness.Row] = []
     console = Console(stderr=True)
     with console.status("decoding") as status:
-        if shape == "3b":
-            stream = losslessness.costs(subjects, dtypes[0], prompts, new_tokens, seed)
-        else:
-            stream = losslessness.matrix(subjects, dtypes, prompts, new_tokens, seed)
-        for row in stream:
+        for row in losslessness.matrix(subjects, dtypes, prompts, new_tokens, seed):
             rows.append(row)
             status.update(f"{row.model}, {row.dtype}, {row.decoder}")
     result: dict[str, Any] = {
         "result": "losslessness",
-        "shape": shape,
-        "settings": {"prompts": prompts, "new_tokens": new_tokens, "seed": seed, "device": device},
+        "settings": {"prompts": prompts, "new_tokens": new_tokens, "seed": seed},
         "checkpoints": {DEFAULT: checkpoint_sha256(DEFAULT)} if DEFAULT in subjects else {},
         **provenance(),
         **losslessness.summarise(rows),

@@ -8,6 +8,10 @@ from typing import Annotated
 
 import typer
 
+Base = Annotated[
+    Path | None, typer.Option("--base-checkpoint", help="Directory of the base where it is not the shipped one.")
+]
+Device = Annotated[str, typer.Option(help="cuda or cpu; default: whichever is there.")]
 SetDirectory = Annotated[Path, typer.Option(help="Question set made by `efficientgen data questions`.")]
 
 
@@ -41,21 +45,43 @@ def train_command(
     out: Annotated[Path, typer.Option(help="Model directory to write.")] = Path("data/nano-dvlm"),
     base: Annotated[str, typer.Option(help="Shipped model that learns to answer.")] = "nano-ddrive",
     start: Annotated[Path | None, typer.Option(help="Adapter to go on from.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps of 16 scenes with 8 questions each.")] = 1200,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps, of 8 questions to each scene.")] = 1200,
     seconds: Annotated[float | None, typer.Option(min=1, help="End earlier, after so much wall time.")] = None,
     blind: Annotated[bool, typer.Option("--blind", help="The control: zeros in place of pictures.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Scenes per step.")] = 16,
+    rank: Annotated[int, typer.Option(min=1, help="Of the changes to each layer.")] = 16,
+    vision_blocks: Annotated[int, typer.Option(min=0, help="How many of the last vision blocks learn, too.")] = 1,
+    emphasis: Annotated[
+        list[str], typer.Option(help="TYPE:TIMES asks a type of question so many times as often, e.g. people:3.")
+    ] = [],  # noqa: B006
+    base_checkpoint: Base = None,
     seed: Annotated[int, typer.Option()] = 0,
+    device: Device = "",
     threads: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
-    """Teach a driving model to answer questions: a low-rank adapter, on a CPU."""
+    """Teach a driving model to answer questions: a low-rank adapter."""
     import torch
 
     from efficientgen.planning.train.question_data import load_scenes, load_types
     from efficientgen.planning.train.questions import QuestionTraining, Teacher
 
     torch.set_num_threads(threads)
-    config = QuestionTraining(steps=steps, seconds=seconds, blind=blind, seed=seed)
-    teacher = Teacher(load_types(data), config, base, start)
+    try:
+        often = tuple((name, float(times)) for name, times in (item.split(":") for item in emphasis))
+    except ValueError as error:
+        raise typer.BadParameter(f"--emphasis takes TYPE:TIMES, e.g. people:3, not {' '.join(emphasis)}") from error
+    config = QuestionTraining(
+        steps=steps,
+        seconds=seconds,
+        batch=batch,
+        rank=rank,
+        vision_blocks=vision_blocks,
+        emphasis=often,
+        blind=blind,
+        seed=seed,
+    )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = Teacher(load_types(data), config, base, start, device, base_checkpoint or "")
     scenes = load_scenes(data, "train", teacher.model, teacher.stem, see=not blind)
     print(f"{len(scenes)} moments of {len(set(scenes.drives))} drives", flush=True)
     rows: list[dict[str, float]] = []
@@ -78,6 +104,8 @@ def eval_command(
     streamed: Annotated[
         int, typer.Option(min=0, help="Questions to ask one by one too, for the decoder's cost.")
     ] = 150,
+    base_checkpoint: Base = None,
+    device: Device = "",
     threads: Annotated[int, typer.Option(min=1)] = 1,
     out: Annotated[Path | None, typer.Option(help="Write the result here as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -93,7 +121,9 @@ def eval_command(
     from efficientgen.planning.load import question_model
 
     torch.set_num_threads(threads)
-    result = examine(data, question_model(planner, checkpoint), control, streamed, lambda line: print(line, flush=True))
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = question_model(planner, checkpoint)
+    result = examine(data, model, control, streamed, lambda line: print(line, flush=True), device, base_checkpoint)
     if out is not None:
         write_json(result, out)
     if as_json:

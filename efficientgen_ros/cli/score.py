@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -22,30 +25,62 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Score planners on recorded data sets.", no_args_is_help=True)
 
-Planner = Annotated[str, typer.Option(help="A planner, or constant-velocity.")]
-Predictions = Annotated[
-    Path | None, typer.Option(help="Score this prediction file (Fast-dDrive / dVLM-AD JSON) instead of a planner.")
-]
-Checkpoint = Annotated[str, typer.Option(help="Model directory in place of the shipped one.")]
-Decoder = Annotated[str, typer.Option(help="ar or scaffold-spec.")]
-Schema = Annotated[str, typer.Option(help="Answer to ask for: wod-e2e, nuscenes; empty: the checkpoint's.")]
-Device = Annotated[str, typer.Option(help="Where its model runs: cpu, cuda, cuda:1.")]
-Dtype = Annotated[str, typer.Option(help="Of its weights; empty: float32 on a CPU, bfloat16 elsewhere.")]
-Rollouts = Annotated[int, typer.Option(min=1, help="Trajectories sampled and averaged per plan; 1: greedy.")]
-Seed = Annotated[int, typer.Option(help="Of the rollouts.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads for the model.")]
-Extrapolate = Annotated[
-    bool, typer.Option("--extrapolate", help="Go on at the last velocity where a plan ends before the metric does.")
-]
-OnErrorOption = Annotated[
-    Literal["stop", "skip"], typer.Option(help="A sample that cannot be scored: stop, or leave it out and count it.")
-]
-Out = Annotated[Path | None, typer.Option(help="Write the result here as JSON; goes on from there if interrupted.")]
-JournalOption = Annotated[
-    Path | None, typer.Option(help="One JSON line per sample; default: beside --out, with .jsonl; else none is kept.")
-]
-WritePredictions = Annotated[Path | None, typer.Option(help="Write the planner's answers as a prediction file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+@dataclass(frozen=True)
+class Asked:
+    """The options of every data set: who plans, what counts, where the result goes."""
+
+    planner: Annotated[str, typer.Option(help="A planner, or constant-velocity.")] = DEFAULT
+    predictions: Annotated[
+        Path | None, typer.Option(help="Score this prediction file (Fast-dDrive / dVLM-AD JSON) instead of a planner.")
+    ] = None
+    checkpoint: Annotated[str, typer.Option(help="Model directory in place of the shipped one.")] = ""
+    schema: Annotated[str, typer.Option(help="Answer to ask for: wod-e2e, nuscenes; empty: the checkpoint's.")] = ""
+    decoder: Annotated[str, typer.Option(help="ar or scaffold-spec.")] = ""
+    rollouts: Annotated[int, typer.Option(min=1, help="Trajectories sampled and averaged per plan; 1: greedy.")] = 1
+    seed: Annotated[int, typer.Option(help="Of the rollouts.")] = 0
+    threads: Annotated[int, typer.Option(min=1, help="Threads for the model.")] = 1
+    device: Annotated[str, typer.Option(help="Where its model runs: cpu, cuda, cuda:1.")] = "cpu"
+    dtype: Annotated[str, typer.Option(help="Of its weights; empty: float32 on a CPU, bfloat16 elsewhere.")] = ""
+    extrapolate: Annotated[
+        bool, typer.Option("--extrapolate", help="Go on at the last velocity where a plan ends before the metric does.")
+    ] = False
+    on_error: Annotated[
+        Literal["stop", "skip"],
+        typer.Option(help="A sample that cannot be scored: stop, or leave it out and count it."),
+    ] = "stop"
+    out: Annotated[
+        Path | None, typer.Option(help="Write the result here as JSON; goes on from there if interrupted.")
+    ] = None
+    journal: Annotated[
+        Path | None,
+        typer.Option(help="One JSON line per sample; default: beside --out, with .jsonl; else none is kept."),
+    ] = None
+    write_predictions: Annotated[
+        Path | None, typer.Option(help="Write the planner's answers as a prediction file.")
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
+
+
+def asking(command: Callable[..., None]) -> Callable[..., None]:
+    """`command(asked, **its own options)` as typer reads it: with the fields of `Asked` as options of its own."""
+    kinds, names = get_type_hints(Asked, include_extras=True), {field.name for field in fields(Asked)}
+
+    @wraps(command)
+    def whole(**given: Any) -> None:
+        command(Asked(**{name: given.pop(name) for name in names}), **given)
+
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    shared = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=kinds[field.name]
+        )
+        for field in fields(Asked)
+    ]
+    taken = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + shared
+    whole.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
+    whole.__annotations__ = {parameter.name: parameter.annotation for parameter in taken}
+    return whole
 
 
 @app.callback()
@@ -54,7 +89,9 @@ def _group() -> None:
 
 
 @app.command("nuscenes")
+@asking
 def nuscenes_command(
+    asked: Asked,
     dataroot: Annotated[Path, typer.Option(help="Where v1.0-*, samples, sweeps, maps and can_bus lie.")],
     convention: Annotated[
         Literal["uniad", "stp3", "vad", "omnidrive"], typer.Option(help="Whose metric; their numbers do not compare.")
@@ -65,42 +102,28 @@ def nuscenes_command(
     reference: Annotated[
         Literal["", "lidar", "ego"], typer.Option(help="Point whose path is scored; default: the convention's own.")
     ] = "",
-    planner: Planner = DEFAULT,
-    predictions: Predictions = None,
-    checkpoint: Checkpoint = "",
-    schema: Schema = "",
-    decoder: Decoder = "",
-    rollouts: Rollouts = 1,
-    seed: Seed = 0,
-    threads: Threads = 1,
-    device: Device = "cpu",
-    dtype: Dtype = "",
-    extrapolate: Extrapolate = False,
-    on_error: OnErrorOption = "stop",
-    out: Out = None,
-    journal: JournalOption = None,
-    write_predictions: WritePredictions = None,
-    as_json: AsJson = False,
 ) -> None:
     """Open-loop planning on nuScenes: L2 and collision rate in one of four conventions."""
     from efficientgen.eval.io_nuscenes import NuScenesReader
     from efficientgen.eval.offline import Skips
     from efficientgen.eval.offline_nuscenes import NuScenesTask, default_reference, nuscenes_result, score_nuscenes
 
-    driver = _driver(predictions, planner, checkpoint, decoder, rollouts, seed, threads, device, dtype, schema)
-    task = NuScenesTask(convention, reference or default_reference(convention), extrapolate)
+    driver = _driver(asked)
+    task = NuScenesTask(convention, reference or default_reference(convention), asked.extrapolate)
     reader = NuScenesReader(dataroot, version, split, scene)
-    skips = Skips(on_error)
+    skips = Skips(asked.on_error)
     data = {"dataroot": str(dataroot.resolve()), "version": version, "split": split, "scenes": sorted(scene)}
-    with _journal(out, journal, driver, task, data) as kept:
+    with _journal(asked, driver, task, data) as kept:
         with _progress("key frames", len(reader)) as advance:
             score_nuscenes(reader, driver, task, kept, skips, advance)
         result = nuscenes_result(driver, task, reader, kept, skips)
-        _finish(result, kept, out, write_predictions, as_json)
+        _finish(result, kept, asked)
 
 
 @app.command("wod-e2e")
+@asking
 def wod_command(
+    asked: Asked,
     data: Annotated[list[str], typer.Option(help="TFRecord files, or patterns in quotes.")],
     clusters: Annotated[
         Path | None, typer.Option(help="JSON: sequence name to cluster; gives per-cluster means.")
@@ -109,21 +132,6 @@ def wod_command(
         Literal["", "rated", "all"], typer.Option(help="Which frames; default: rated, and all for a submission.")
     ] = "",
     names: Annotated[Path | None, typer.Option(help="Only the frames that this file names, one a line.")] = None,
-    planner: Planner = DEFAULT,
-    predictions: Predictions = None,
-    checkpoint: Checkpoint = "",
-    schema: Schema = "",
-    decoder: Decoder = "",
-    rollouts: Rollouts = 1,
-    seed: Seed = 0,
-    threads: Threads = 1,
-    device: Device = "cpu",
-    dtype: Dtype = "",
-    extrapolate: Extrapolate = False,
-    on_error: OnErrorOption = "stop",
-    out: Out = None,
-    journal: JournalOption = None,
-    write_predictions: WritePredictions = None,
     submit: Annotated[Path | None, typer.Option(help="Write a challenge submission into this folder.")] = None,
     account: Annotated[str, typer.Option(help="Submission: the registered account; needed before an upload.")] = "",
     method: Annotated[str, typer.Option(help="Submission: unique method name; default: the planner's.")] = "",
@@ -134,7 +142,6 @@ def wod_command(
         list[str], typer.Option(help="Submission: public models that the method was pretrained from.")
     ] = [],  # noqa: B006
     author: Annotated[list[str], typer.Option(help="Submission: authors.")] = [],  # noqa: B006
-    as_json: AsJson = False,
 ) -> None:
     """The Waymo Open Dataset's end-to-end driving: Rater Feedback Score and ADE."""
     from efficientgen.eval.io_wod import count_records, matching
@@ -144,7 +151,7 @@ def wod_command(
 
     paths = matching(data)
     only = frozenset(names.read_text("utf-8").split()) if names else frozenset()
-    driver = _driver(predictions, planner, checkpoint, decoder, rollouts, seed, threads, device, dtype, schema)
+    driver = _driver(asked)
     form = SubmissionForm(account, method or driver.name, parameters or driver.parameters, bool(pretrained),
                           tuple(author), public_model_names=tuple(pretrained))  # fmt: skip
     if submit is not None:
@@ -153,18 +160,18 @@ def wod_command(
         frames or ("rated" if submit is None else "all"),
         only,
         read_clusters(clusters) if clusters else None,
-        extrapolate,
+        asked.extrapolate,
     )
-    skips = Skips(on_error)
+    skips = Skips(asked.on_error)
     told = {"data": [[str(path.resolve()), path.stat().st_size] for path in paths]}
-    with _journal(out, journal, driver, task, told) as kept:
+    with _journal(asked, driver, task, told) as kept:
         with _progress("frames", sum(map(count_records, paths))) as advance:
             score_wod(paths, driver, task, kept, skips, advance)
         result = wod_result(driver, task, kept, skips)
         if submit is not None:
             path, count = write_submission(predictions_of(kept), form, submit)
             result["submission"] = {"file": path.name, "frames": count, "account": account or MISSING_ACCOUNT}
-        _finish(result, kept, out, write_predictions, as_json)
+        _finish(result, kept, asked)
 
 
 @app.command("compare")
@@ -215,22 +222,23 @@ def conventions_command(
     print(f"{len(found)} steps on which the conventions disagree about a collision with the same vehicles")
 
 
-def _driver(predictions: Path | None, *planner: Any) -> Driver:
-    """The prediction file, or the planner that the options name (in the order of `planner_driver`)."""
+def _driver(asked: Asked) -> Driver:
+    """The prediction file, or the planner that the options name."""
     from efficientgen.eval.offline import file_driver, planner_driver
 
-    return planner_driver(*planner) if predictions is None else file_driver(predictions)
+    if asked.predictions is not None:
+        return file_driver(asked.predictions)
+    names = ("checkpoint", "decoder", "rollouts", "seed", "threads", "device", "dtype", "schema")
+    return planner_driver(asked.planner, **{name: getattr(asked, name) for name in names})
 
 
 @contextmanager
-def _journal(
-    out: Path | None, journal: Path | None, driver: Driver, task: Any, data: Mapping[str, Any]
-) -> Iterator[Journal]:
+def _journal(asked: Asked, driver: Driver, task: Any, data: Mapping[str, Any]) -> Iterator[Journal]:
     """The journal of a run; without a place to keep it, in a folder that goes with the run."""
     from efficientgen.eval.offline import Journal
     from efficientgen.eval.provenance import code_sha256
 
-    path = journal or (out.with_suffix(".jsonl") if out is not None else None)
+    path = asked.journal or (asked.out.with_suffix(".jsonl") if asked.out is not None else None)
     settings = {
         "planner": driver.name,
         "origin": dict(driver.origin),
@@ -259,29 +267,25 @@ def _progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(bar)
 
 
-def _finish(
-    result: dict[str, Any], journal: Journal, out: Path | None, write_predictions: Path | None, as_json: bool
-) -> None:
-    from efficientgen.eval.predictions import prediction_record
-    from efficientgen.eval.predictions import write_predictions as write
+def _finish(result: dict[str, Any], journal: Journal, asked: Asked) -> None:
+    from efficientgen.eval.predictions import prediction_record, write_predictions
     from efficientgen.eval.provenance import provenance
     from efficientgen.eval.results import write_json
 
     result = result | provenance()
-    if write_predictions is not None:
+    if asked.write_predictions is not None:
         answers = ((record["key"], record["answer"]) for record in journal.records())
-        write(
-            (prediction_record(key, a["times_s"], a["waypoints"], a["text"]) for key, a in answers), write_predictions
-        )
-    if out is not None:
-        write_json(result, out)
-    if as_json:
+        rows = (prediction_record(key, a["times_s"], a["waypoints"], a["text"]) for key, a in answers)
+        write_predictions(rows, asked.write_predictions)
+    if asked.out is not None:
+        write_json(result, asked.out)
+    if asked.as_json:
         print(json.dumps(result, indent=1))
         return
     console = Console()
     table = Table("measure", *result["scores"], box=SIMPLE_HEAD, title=result["metric"])
-    rows = dict.fromkeys(key for scores in result["scores"].values() for key in scores)
-    for key in rows:
+    keys = dict.fromkeys(key for scores in result["scores"].values() for key in scores)
+    for key in keys:
         cells = [scores.get(key) for scores in result["scores"].values()]
         if any(isinstance(cell, float) for cell in cells):
             table.add_row(key, *("" if cell is None else f"{cell:.4g}" for cell in cells))
@@ -297,5 +301,5 @@ def _finish(
             elif isinstance(told, dict):
                 told = ", ".join(f"{n} {words}" for words, n in told.items())
             console.print(f"{key.replace('_', ' ')}: {told}", highlight=False, soft_wrap=True)
-    if out is not None:
-        Console(stderr=True).print(f"written: {out}", soft_wrap=True)
+    if asked.out is not None:
+        Console(stderr=True).print(f"written: {asked.out}", soft_wrap=True)

@@ -7,7 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from efficientgen_ros.cli.train_world import world_command
+
 app = typer.Typer(help="Train models.", no_args_is_help=True)
+app.command("world")(world_command)
 
 
 @app.callback()
@@ -31,6 +34,9 @@ def planner_command(
         bool, typer.Option("--move-pixels", help="Augment pictures by shift and noise too.")
     ] = False,
     balance: Annotated[bool, typer.Option("--balance", help="Both answers to a yes/no question count alike.")] = False,
+    look: Annotated[
+        float, typer.Option(min=0, help="Weight of a loss that makes vision tokens tell what they show and how far.")
+    ] = 0.0,
     device: Annotated[str, typer.Option(help="cuda or cpu; default: whichever is there.")] = "",
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the towers.")] = True,
 ) -> None:
@@ -50,8 +56,9 @@ def planner_command(
         ar_fraction=ar_fraction,
         move_pixels=move_pixels,
         balance=balance,
+        look=look,
     )
-    trainer = Trainer(load_set(data), out, config, device, lambda line: print(line, flush=True), start=start)
+    trainer = Trainer(load_set(data, device), out, config, device, lambda line: print(line, flush=True), start=start)
     if trainer.resume():
         print(f"going on at step {trainer.step}, {trainer.elapsed:.0f} s")
     print(trainer.run())
@@ -175,6 +182,43 @@ def ablate_command(
     spread = heldout[:: max(1, len(heldout) // budget.heldout)]
     head = {"result": "conversion", **provenance()}
     ablate(train, spread, tokenizer, out, seeds, budget, scratch, _say, head)
+
+
+@app.command("ablate-sections")
+def ablate_sections_command(
+    data: Annotated[Path, typer.Option(help="Training set made by `efficientgen data render`.")] = Path("data/set"),
+    out: Annotated[Path, typer.Option(help="JSON file to write; runs that it holds are kept.")] = Path(
+        "docs/results/section_weights.json"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Each runs in a process of its own, side by side.")] = 3,
+    parent_steps: Annotated[int, typer.Option(min=1, help="Of the autoregressive parent.")] = 1200,
+    steps: Annotated[int, typer.Option(min=1, help="Of each conversion.")] = 600,
+    batch: Annotated[int, typer.Option(min=1)] = 128,
+    drives: Annotated[int, typer.Option(min=1, help="Of the set that are loaded.")] = 150,
+    seconds: Annotated[float, typer.Option(min=1, help="Begin no conversion after so long.")] = 600.0,
+    scratch: Annotated[Path, typer.Option(help="Directory for what is thrown away.")] = Path("data/ablate-sections"),
+    device: Device = "",
+    compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the towers.")] = True,
+) -> None:
+    """Train nano Fast-dDrive with and without section weights and a noise schedule per section."""
+    import torch
+
+    from efficientgen.eval.provenance import provenance
+    from efficientgen.planning.train.ablate_sections import SectionBudget, ablate_sections
+
+    if device or not torch.cuda.is_available():
+        devices = [device or "cpu"]
+    else:
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    gpu = torch.cuda.get_device_name() if devices[0].startswith("cuda") else "cpu"
+    head = {"result": "section-weights", "device": gpu, **provenance()}
+    budget = SectionBudget(parent_steps, steps, batch, drives)
+    result = ablate_sections(data, out, scratch, seeds, budget, seconds, devices, _say, head, compile_model)
+    for claim in result["claims"]:
+        words = {k: v["verdict"] for k, v in claim.items() if isinstance(v, dict)}
+        _say(f"{claim['claim']} ({claim['seeds']} seeds): {words}")
+    if result["failed"]:
+        raise typer.Exit(1)
 
 
 def _say(line: str) -> None:

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
 from efficientgen.planning.config import CleanContext
-from efficientgen.planning.masks import Layout, block_mask, dense_mask
+from efficientgen.planning.masks import PADDING, Layout, block_mask, dense_mask
 from efficientgen.planning.model import Attend, VisionLanguageModel
 from efficientgen.planning.train import objectives
 from efficientgen.planning.train.loss import LossParts
 from efficientgen.planning.train.objectives import MeanOverRanks
 from efficientgen.planning.train.recipe import Noise, Recipe
 from efficientgen.planning.train.rows import Batch, Rows, build_rows
+
+TILE = 128  # tokens
 
 
 def alone(count: Tensor) -> Tensor:
@@ -122,11 +124,23 @@ def see(model: VisionLanguageModel, batch: Batch) -> Tensor:
 
 
 def attend_in(layout: Layout, context: CleanContext, flex: bool | None = None) -> Attend:
-    """Attention under a layout's mask; `flex` None: FlexAttention on a GPU, dense attention elsewhere."""
+    """Attention under a layout's mask; `flex` None: FlexAttention on a GPU, dense attention elsewhere.
+
+    FlexAttention is compiled for each length that it meets, so rows are padded to whole tiles of `TILE` tokens.
+    """
     flex = layout.stream.is_cuda if flex is None else flex
     if flex:
-        mask, kernel = block_mask(layout, context), _flex(layout.stream.is_cuda)
-        return lambda layer: lambda q, k, v: kernel(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+        size = layout.stream.shape[1]
+        more = -size % TILE
+        padded = Layout(*(F.pad(x, (0, more), value=PADDING) for x in (layout.stream, layout.place, layout.block)))
+        mask, kernel = block_mask(padded, context), _flex(layout.stream.is_cuda)
+
+        def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            # the kernel wants one dtype; under autocast the rotated q and k come wider than v
+            q, k, v = (F.pad(x.to(v.dtype), (0, 0, 0, more)) for x in (q, k, v))
+            return kernel(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])[:, :, :size]
+
+        return lambda layer: fused
     dense = dense_mask(layout, context)
 
     def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

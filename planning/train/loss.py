@@ -9,6 +9,7 @@ on request the two answers to a yes/no question count alike however rare one of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,14 +94,16 @@ def sasd_loss(
     turn: NDArray[np.int64],
     full_probability: float,
     generator: torch.Generator,
+    section_weights: Sequence[float] = SECTION_WEIGHTS,
+    section_beta: Sequence[tuple[float, float]] = SECTION_BETA,
 ) -> LossParts:
     """AR loss on the clean answer plus section-weighted diffusion loss on the complementary noisy pair."""
     device = answer.device
     section = torch.from_numpy(template.section).to(device)
     maskable = torch.from_numpy(template.is_value & ~first_of_block(turn)).to(device)
-    beta = torch.tensor(SECTION_BETA, device=device)
+    beta = torch.tensor(section_beta, device=device)
     hidden = complementary_noise(maskable, section, beta, full_probability, generator, len(answer))
-    noisy_weights = torch.tensor(SECTION_WEIGHTS, device=device)[section] * weights
+    noisy_weights = torch.tensor(section_weights, device=device)[section] * weights
     mask = training_mask(positions.shape[1], turn).to(device)
     return _loss(model, embeds, positions, answer, weights, hidden, noisy_weights, mask)
 
@@ -122,7 +125,7 @@ def _loss(
     if hidden is not None:
         ids += [torch.where(hidden[:, c], model.config.mask_token_id, answer) for c in range(COPIES)]
     row = torch.cat([embeds, model.embed(torch.cat(ids, 1)).to(embeds.dtype)], 1)  # (B, S, hidden)
-    states = model(row, torch.cat([positions, *[after] * len(ids)], 1), _attend(mask))
+    states = model(row, torch.cat([positions, *[after] * len(ids)], 1), dense_attend(mask))
     answer_states = states[:, prompt - 1 :]  # predictors: of clean answer token 0, 1, ...
     logits = model.logits(answer_states[:, :length])
     ce = F.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none")
@@ -140,7 +143,7 @@ def _loss(
     return LossParts((noisy + clean) / (2 * count), clean.detach() / count, noisy.detach() / masked)
 
 
-def _attend(mask: Tensor | None) -> Attend:
+def dense_attend(mask: Tensor | None) -> Attend:
     """Dense masked attention; None is causal.  K/V heads are repeated, which keeps the fused kernels for masks."""
 
     def one(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -31,9 +31,11 @@ class LowRankLinear(nn.Module):
 class TrainedRows(nn.Module):
     """An embedding of which only `rows` are trained."""
 
+    rows: Tensor
+
     def __init__(self, table: nn.Embedding, rows: list[int], generator: torch.Generator):
         super().__init__()
-        self.rows = rows
+        self.register_buffer("rows", torch.tensor(rows), persistent=False)
         self.fixed = nn.Parameter(table.weight.detach().clone(), requires_grad=False)
         old = table.weight.detach()[rows]
         new = torch.randn(old.shape, generator=generator) * 0.02
@@ -42,7 +44,7 @@ class TrainedRows(nn.Module):
     @property
     def weight(self) -> Tensor:
         """(V, hidden), for the tied head."""
-        return self.fixed.index_copy(0, torch.tensor(self.rows), self.trained)
+        return self.fixed.index_copy(0, self.rows, self.trained)
 
     def forward(self, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weight)

@@ -42,7 +42,10 @@ class Types:
 
 @dataclass(frozen=True)
 class Scenes:
-    """N moments of one half: stem states (N, C, patches, hidden) float16, command (N,), true answers (N, T), drives."""
+    """N moments of one half: stem states (N, C, patches, hidden) float16, command (N,), true answers (N, T), drives.
+
+    The states are where the model is, everything else on the CPU, where rows are laid out.
+    """
 
     states: Tensor
     command: Tensor
@@ -82,6 +85,7 @@ def load_scenes(
     shards = sorted(p.name.removesuffix(".answers.npy") for p in (directory / split).glob("*.answers.npy"))
     if not shards:
         raise QuestionSetError(f"{directory / split} is empty; make it with `efficientgen data questions`")
+    device = next(model.parameters()).device
     columns: dict[str, list[Any]] = {"states": [], "command": [], "answers": [], "drive": []}
     size = (0, 0)
     for shard in shards:
@@ -96,10 +100,10 @@ def load_scenes(
         else:
             states = []
             for i in range(0, len(pictures), batch):
-                pairs = torch.from_numpy(np.array(pictures[i : i + batch])).transpose(1, 2)
+                pairs = torch.from_numpy(np.array(pictures[i : i + batch])).to(device).transpose(1, 2)
                 patches = patchify(pairs.flatten(0, 1)).unflatten(0, (len(pairs), -1)).flatten(1, 2)
                 said = model.model.visual.begin(patches, grids, stem).unflatten(1, (len(grids), -1))
-                states.append(said.half().numpy())
+                states.append(said.half().cpu().numpy())
             columns["states"].append(np.concatenate(states))
             np.save(kept.with_suffix(".new.npy"), columns["states"][-1])
             kept.with_suffix(".new.npy").rename(kept)
@@ -107,7 +111,7 @@ def load_scenes(
             columns[name].append(np.load(directory / split / f"{shard}.{name}.npy"))
     command, answers = (torch.from_numpy(np.concatenate(columns[k])).long() for k in ("command", "answers"))
     drives = tuple(str(d) for d in np.concatenate(columns["drive"]))
-    return Scenes(torch.from_numpy(np.concatenate(columns["states"])), command, answers, drives, size)
+    return Scenes(torch.from_numpy(np.concatenate(columns["states"])).to(device), command, answers, drives, size)
 
 
 def _fingerprint(model: VisionLanguageModel, stem: int) -> str:
@@ -115,7 +119,7 @@ def _fingerprint(model: VisionLanguageModel, stem: int) -> str:
     visual, digest = model.model.visual, hashlib.sha256()
     for part in (visual.patch_embed, *visual.blocks[:stem]):
         for value in part.state_dict().values():
-            digest.update(value.float().numpy().tobytes())
+            digest.update(value.float().cpu().numpy().tobytes())
     return f"stem{stem}-{digest.hexdigest()[:12]}"
 
 
@@ -148,7 +152,7 @@ class Phrasebook:
     def scene(
         self, model: VisionLanguageModel, scenes: Scenes, rows: Tensor, front_only: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scene ids (B, P), positions (3, P) and vision tokens (B, V, hidden) of some moments."""
+        """Scene ids (B, P) and positions (3, P) on the CPU, vision tokens (B, V, hidden) where the model is."""
         grid = grid_of(*scenes.size)
         states = scenes.states[rows][:, FRONT if front_only else slice(None)]
         grids: tuple[Grid, ...] = (grid,) * states.shape[1]
@@ -156,7 +160,8 @@ class Phrasebook:
         ids = torch.tensor([nano_scene(self.tokenizer, [per_image] * len(grids), c) for c in Command])
         positions = position_ids(ids[0].tolist(), grids, model.config)
         if self.blind:
-            vision = torch.zeros(len(rows), len(grids) * per_image, model.config.text.hidden_size)
+            width, device = model.config.text.hidden_size, next(model.parameters()).device
+            vision = torch.zeros(len(rows), len(grids) * per_image, width, device=device)
         else:
             vision = model.model.visual.finish(states.flatten(1, 2).float(), grids, self.stem)
         return ids[scenes.command[rows]], positions, vision

@@ -10,6 +10,7 @@ Tokens are predicted from the one before (token shift), in both.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,10 @@ class Rows:
     clean_targets: Tensor
     draft_predictors: Tensor  # (B, K, N - 1)
     draft_targets: Tensor
+
+    def to(self, device: torch.device | str) -> Rows:
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return Rows(**moved)
 
 
 def assemble(

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.question_prompt import question_vocabulary
 from efficientgen.planning.tokenizer import IM_END, Tokenizer
 from efficientgen.planning.train.low_rank import attach, collect, restore
-from efficientgen.planning.train.question_data import Phrasebook, Scenes, Types
+from efficientgen.planning.train.question_data import Phrasebook, QuestionSetError, Scenes, Types
 from efficientgen.planning.train.question_rows import assemble, losses, right
 
 
@@ -49,6 +48,7 @@ class QuestionTraining:
     ar_fraction: float = 0.35  # share of the steps, at the start, without drafts
     front_only: float = 0.15  # share of the steps that show the front camera alone
     ema: float = 0.995
+    emphasis: tuple[tuple[str, float], ...] = ()  # question types that are asked so many times as often
     blind: bool = False
     seed: int = 0
 
@@ -58,14 +58,26 @@ class Teacher:
 
     Args:
         start: directory of an adapter to go on from, of the same base, rank and questions.
+        base_checkpoint: directory of the base where it is not the shipped one; the adapter still names `base`.
 
     Raises:
         CheckpointError: `start` has another base, rank, vocabulary or set of layers.
+        QuestionSetError: `config.emphasis` names a type that the set does not have.
     """
 
-    def __init__(self, types: Types, config: QuestionTraining, base: str = "nano-ddrive", start: Path | None = None):
-        self.types, self.config, self.base = types, config, base
-        directory = model_directory(base)
+    def __init__(
+        self,
+        types: Types,
+        config: QuestionTraining,
+        base: str = "nano-ddrive",
+        start: Path | None = None,
+        device: str = "cpu",
+        base_checkpoint: str | Path = "",
+    ):
+        self.types, self.config, self.base, self.device = types, config, base, torch.device(device)
+        if odd := [name for name, _ in config.emphasis if name not in types.names]:
+            raise QuestionSetError(f"no question type '{odd[0]}' in the set; it has {', '.join(types.names)}")
+        directory = model_directory(base, base_checkpoint)
         self.sha256 = sha256_of(directory / WEIGHTS)
         known = Tokenizer.load(directory)
         flat = [w for wordings in types.wordings for w in wordings]
@@ -78,6 +90,7 @@ class Teacher:
         self.generator = torch.Generator().manual_seed(config.seed)
         trained = attach(self.model, config.rank, config.scale, config.vision_blocks, self.rows, self.generator)
         self.parameters = trained
+        self.model.to(self.device)
         if start is not None:
             restore(self.model, self._held(start))
         self.book = Phrasebook(types, self.tokenizer, self.stem, config.blind)
@@ -88,7 +101,7 @@ class Teacher:
         optimiser = torch.optim.AdamW(self.parameters, config.peak_lr, (0.9, 0.98), weight_decay=config.weight_decay)
         average = [p.detach().clone() for p in self.parameters]
         weight = self._balance(scenes)  # (N, T)
-        window: list[tuple[float, float]] = []
+        window: list[Tensor] = []
         began = time.perf_counter()
         for step in range(config.steps):
             spent = (time.perf_counter() - began) / config.seconds if config.seconds else 0.0
@@ -105,12 +118,12 @@ class Teacher:
             wording = (torch.rand(types.shape, generator=self.generator) * self.book.taught[types]).long()
             questions, answers = self.book.questions(types, wording), self.book.answers(types, asked)
             drafting = config.draft if progress >= config.ar_fraction else 0
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(self.device.type, torch.bfloat16):
                 ids, positions, vision = self.book.scene(self.model, scenes, rows, front_only)
                 laid = assemble(
                     ids, positions, self.book.phrases, questions, answers, drafting, self.book.mask_id, self.generator
                 )
-                clean, draft = losses(self.model, laid, vision)
+                clean, draft = losses(self.model, laid.to(self.device), vision)
             optimiser.zero_grad(set_to_none=True)
             (clean + config.draft_weight * draft).backward()
             torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
@@ -118,10 +131,10 @@ class Teacher:
             keep = min(config.ema, (step + 1) / (step + 10))
             with torch.no_grad():
                 torch._foreach_lerp_(average, list[Tensor](self.parameters), 1 - keep)
-            window.append((float(clean.detach()), float(draft.detach())))
+            window.append(torch.stack([clean.detach().float(), draft.detach().float()]))
             if (step + 1) % 25 == 0 or step + 1 == config.steps:
-                mean = np.mean(window, 0).round(4).tolist()
-                log({"step": step + 1, "clean": mean[0], "draft": mean[1],
+                clean_loss, draft_loss = torch.stack(window).mean(0).tolist()
+                log({"step": step + 1, "clean": round(clean_loss, 4), "draft": round(draft_loss, 4),
                      "seconds": round(time.perf_counter() - began, 1)})  # fmt: skip
                 window.clear()
         with torch.no_grad():
@@ -155,7 +168,8 @@ class Teacher:
         for t, answers in enumerate(self.types.answers):
             counts = (scenes.answers[:, t, None] == torch.arange(len(answers))).sum(0).clamp(min=20)
             held = scenes.answers[:, t] >= 0
-            weight[held, t] = (1.0 / counts)[scenes.answers[held, t]] / len(answers)
+            often = dict(self.config.emphasis).get(self.types.names[t], 1.0)
+            weight[held, t] = often * (1.0 / counts)[scenes.answers[held, t]] / len(answers)
         return weight
 
     def _ask(self, weight: Tensor, truth: Tensor, front_only: bool) -> tuple[Tensor, Tensor]:
@@ -190,7 +204,8 @@ def grade(
         truth = scenes.answers[rows]
         questions, answers = book.questions(types, wording), book.answers(types, truth)
         laid = assemble(ids, positions, book.phrases, questions, answers, 0, book.mask_id, None)
-        out[rows] = torch.where(truth >= 0, right(model, laid, vision).long(), -1)
+        found = right(model, laid.to(vision.device), vision).long().cpu()
+        out[rows] = torch.where(truth >= 0, found, -1)
     return out
 
 

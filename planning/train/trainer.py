@@ -3,7 +3,8 @@
 The loop is the recipe of Fast-dDrive at nano size: the first `ar_fraction` of the time trains the clean stream alone,
 the rest adds the complementary noisy pair with blocks that grow 4, 8, 16, 32 (Fast-dVLM 2604.06832, annealing with
 explicit progress).  Half of the rows see no ego history, so that pictures and not inertia move the car.  Progress is
-wall time, so that a run fits a lease whatever the machine; state is saved for `resume`, metrics go to JSONL.
+wall time, so that a run fits a lease whatever the machine; state is saved for `resume` and the averaged weights as a
+checkpoint every minute, so that a run that is killed has lost no more than that; metrics go to JSONL.
 """
 
 from __future__ import annotations
@@ -30,7 +31,16 @@ from efficientgen.planning.tokenizer import NULL, Tokenizer
 from efficientgen.planning.train.augment import augment_patches, augment_pixels
 from efficientgen.planning.train.data import DrivingSet
 from efficientgen.planning.train.initial import initialise
-from efficientgen.planning.train.loss import LossParts, ar_loss, object_balance, sasd_loss, token_weights
+from efficientgen.planning.train.look import LookHead, look_loss
+from efficientgen.planning.train.loss import (
+    SECTION_BETA,
+    SECTION_WEIGHTS,
+    LossParts,
+    ar_loss,
+    object_balance,
+    sasd_loss,
+    token_weights,
+)
 from efficientgen.planning.train.validate import Validation, validate
 
 
@@ -52,9 +62,13 @@ class TrainConfig:
     ema: float = 0.999
     move_pixels: bool = False  # augment pictures by shift and noise beside gain and offset
     balance: bool = False  # both answers to a yes/no question count alike
+    look: float = 0.0  # weight of the auxiliary loss on the vision tokens; 0: none
     seed: int = 0
     compile: bool = True
+    save_every_s: float = 60.0  # state and checkpoint
     validate_every_s: float = 120.0
+    section_weights: tuple[float, ...] = SECTION_WEIGHTS
+    section_beta: tuple[tuple[float, float], ...] = SECTION_BETA
 
 
 def block_size_at(progress: float, bd_size: int) -> int:
@@ -89,9 +103,11 @@ class Trainer:
             initialise(self.model)
         else:
             self.model = load_model(start, torch.float32, device).requires_grad_(True).train()
+        self.head = LookHead(self.model.config.text.hidden_size).to(device)
         self.average = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        decay = [p for p in self.model.parameters() if p.dim() > 1]
-        plain = [p for p in self.model.parameters() if p.dim() <= 1]
+        parameters = [*self.model.parameters(), *(self.head.parameters() if config.look else ())]
+        decay = [p for p in parameters if p.dim() > 1]
+        plain = [p for p in parameters if p.dim() <= 1]
         groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         fused = device.startswith("cuda")
         self.optimiser = torch.optim.AdamW(groups, lr=config.peak_lr, betas=(0.9, 0.95), fused=fused)
@@ -114,7 +130,8 @@ class Trainer:
 
     def run(self) -> Validation:
         """Train until the budget is spent; returns the last validation and writes the averaged model."""
-        begin, last_save = time.monotonic() - self.elapsed, time.monotonic()
+        begin = time.monotonic() - self.elapsed
+        saved = validated = time.monotonic()
         self.directory.mkdir(parents=True, exist_ok=True)
         window: list[tuple[float, float]] = []
         while self.step < self.config.max_steps:
@@ -132,15 +149,17 @@ class Trainer:
                 self._record(
                     kind="train", clean=float(clean), noisy=float(noisy), progress=progress, samples_per_s=rate
                 )
-            if time.monotonic() - last_save > self.config.validate_every_s:
-                self.save_state()
+            if time.monotonic() - saved > self.config.save_every_s:
+                self.elapsed = time.monotonic() - begin
+                self.save()
+                saved = time.monotonic()
+            if time.monotonic() - validated > self.config.validate_every_s:
                 self._record(kind="validation", **asdict(self.validation()))
-                last_save = time.monotonic()
+                validated = time.monotonic()
         self.elapsed = time.monotonic() - begin
-        self.save_state()
+        self.save()
         result = self.validation()
         self._record(kind="validation", **asdict(result))
-        self.export()
         return result
 
     def _train_step(self, progress: float) -> LossParts:
@@ -150,7 +169,7 @@ class Trainer:
         chances = self.data.weight[self.rows]
         pick = self.rows[torch.multinomial(chances, config.batch, replacement=True, generator=self.generator)]
         with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.device.startswith("cuda")):
-            embeds = self._embed_prompt(pick)
+            embeds, vision = self._embed_prompt(pick)
             answer = self.data.answer[pick].long()
             weights = token_weights(self.template, answer, self.balance)
             if progress < config.ar_fraction:
@@ -163,10 +182,13 @@ class Trainer:
                 probability = config.full_mask_probability
                 parts = sasd_loss(
                     self.model, embeds, self.positions, answer, self.template, weights, turn, probability,
-                    self.generator,
+                    self.generator, config.section_weights, config.section_beta,
                 )  # fmt: skip
+            loss = parts.total
+            if config.look:
+                loss = loss + config.look * look_loss(self.head(vision), self.data.kinds[pick], self.data.metres[pick])
         self.optimiser.zero_grad(set_to_none=True)
-        parts.total.backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         keep = min(config.ema, (self.step + 1) / (self.step + 10))
@@ -175,8 +197,8 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.values()), [state[k] for k in self.average], 1 - keep)
         return parts
 
-    def _embed_prompt(self, pick: Tensor) -> Tensor:
-        """Prompt embeddings (B, P, hidden) with augmented pictures and, for some rows, no history."""
+    def _embed_prompt(self, pick: Tensor) -> tuple[Tensor, Tensor]:
+        """Prompt embeddings (B, P, hidden), with augmented pictures and for some rows no history; vision tokens."""
         prompt = self.data.prompt[pick].long()
         silent = torch.rand(len(pick), 1, device=self.device, generator=self.generator) < self.config.history_dropout
         prompt = torch.where(silent & self.spoken[prompt], self.tokenizer.id_of(NULL), prompt)
@@ -184,7 +206,8 @@ class Trainer:
         if self.config.move_pixels:
             images = augment_pixels(images, self.generator)
         patches = patchify(images.flatten(0, 1)).unflatten(0, (len(pick), -1)).flatten(1, 2)
-        return self.model.embed(prompt, self.model.see(augment_patches(patches, self.generator), self.grids))
+        vision = self.model.see(augment_patches(patches, self.generator), self.grids)
+        return self.model.embed(prompt, vision), vision
 
     def validation(self) -> Validation:
         """Validate the averaged weights on held-out samples."""
@@ -197,6 +220,11 @@ class Trainer:
         self.model.train()
         return result
 
+    def save(self) -> None:
+        """What `resume` goes on from, and the averaged model as it is now."""
+        self.save_state()
+        self.export()
+
     def export(self) -> None:
         """The averaged model as a checkpoint directory."""
         model = VisionLanguageModel(self.model.config)
@@ -205,8 +233,8 @@ class Trainer:
         self.tokenizer.save(self.directory)
 
     def save_state(self) -> None:
-        state = {"model": self.model.state_dict(), "average": self.average, "optimiser": self.optimiser.state_dict(),
-                 "step": self.step, "elapsed": self.elapsed}  # fmt: skip
+        state = {"model": self.model.state_dict(), "head": self.head.state_dict(), "average": self.average,
+                 "optimiser": self.optimiser.state_dict(), "step": self.step, "elapsed": self.elapsed}  # fmt: skip
         torch.save(state, self.directory / ".state.pt.new")
         os.replace(self.directory / ".state.pt.new", self.directory / "state.pt")
 
@@ -217,6 +245,7 @@ class Trainer:
             return False
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.elapsed = state["step"], state["elapsed"]

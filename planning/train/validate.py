@@ -1,4 +1,8 @@
-"""Held-out figures of a planner in training: token loss, and the error of greedily written trajectories."""
+"""Held-out figures of a planner in training: token losses, greedily written trajectories, and how drafts do.
+
+A draft is what scaffold speculation asks for (Fast-dDrive, 2605.23163): a section's block of which only the first token
+is known, behind the true answer up to there.  The share of its values that are right is what makes a decoder fast.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,11 @@ from torch import Tensor
 from efficientgen.perception.patches import patchify
 from efficientgen.perception.vision import Grid
 from efficientgen.planning.cache import KVCache
+from efficientgen.planning.masks import first_of_block, section_turns, training_mask
 from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.schema import CRITICAL_OBJECTS, SECTIONS, Template
 from efficientgen.planning.train.data import DrivingSet
+from efficientgen.planning.train.loss import dense_attend
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class Validation:
     ade_without_history: float
     object_accuracy: float  # yes/no slots, greedy
     balanced: dict[str, float]  # balanced accuracy of each yes/no slot whose truth holds both answers
+    section_loss: dict[str, float]  # nats per value token of each section, teacher-forced
+    draft_loss: dict[str, float]  # the same of drafted values
+    draft_right: dict[str, float]  # share of drafted values that are the true ones
 
 
 @torch.no_grad()
@@ -42,28 +51,61 @@ def validate(
     rows = torch.nonzero(data.heldout)[:, 0]
     if len(rows) == 0:
         nan = float("nan")
-        return Validation(0, nan, nan, nan, nan, nan, {})
+        return Validation(0, nan, nan, nan, nan, nan, {}, {}, {}, {})
     rows = rows[torch.linspace(0, len(rows) - 1, min(limit, len(rows)), device=rows.device).long()]
     prompt, answer = data.prompt[rows].long(), data.answer[rows].long()
     patches = patchify(data.pairs(rows).flatten(0, 1)).unflatten(0, (len(rows), -1)).flatten(1, 2)
     vision = model.see(patches, grids)
     null = model.config.null_token_id
     digits = _numbers(template).to(rows.device)
-    greedy, loss = _greedy(model, prompt, vision, positions, template, answer)
+    greedy, losses = _greedy(model, prompt, vision, positions, template, answer)
     silent = torch.where(torch.isin(prompt, digits), null, prompt)
     blind, _ = _greedy(model, silent, vision, positions, template, answer)
     truth = _waypoints(template, answer)
     error = (_waypoints(template, greedy) - truth).norm(dim=-1)
+    hidden, drafted, right = _drafts(model, model.embed(prompt, vision), positions, template, answer)
+    values = torch.from_numpy(template.is_value).to(rows.device)
     objects = torch.from_numpy((template.section == SECTIONS.index("critical_objects")) & template.is_value)
     return Validation(
         samples=len(rows),
-        value_loss=float(loss),
+        value_loss=float(losses[:, values].mean()),
         ade=float(error.mean()),
         fde=float(error[:, -1].mean()),
         ade_without_history=float((_waypoints(template, blind) - truth).norm(dim=-1).mean()),
         object_accuracy=float((greedy[:, objects] == answer[:, objects]).float().mean()),
         balanced=_balanced(template, greedy, answer),
+        section_loss=_by_section(template, losses, values),
+        draft_loss=_by_section(template, drafted, hidden),
+        draft_right=_by_section(template, right, hidden),
     )
+
+
+def _by_section(template: Template, each: Tensor, where: Tensor) -> dict[str, float]:
+    """Means of `each` (B, L) over the positions `where` (L,) of each section that has some."""
+    section = torch.from_numpy(template.section).to(each.device)
+    chosen = {name: where & (section == k) for k, name in enumerate(SECTIONS)}
+    return {name: float(each[:, mask].float().mean()) for name, mask in chosen.items() if mask.any()}
+
+
+def _drafts(
+    model: VisionLanguageModel, embeds: Tensor, positions: Tensor, template: Template, answer: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Every section block drafted at once behind the true answer: which positions (L,) are hidden, and (B, L) their
+    losses and whether the best allowed token is the true one.  `embeds` (B, P, hidden) are the prompt's."""
+    device, (batch, length), size = answer.device, answer.shape, embeds.shape[1]
+    turn = section_turns(template.section, template.is_value, model.config.bd_size)
+    hidden = torch.from_numpy(template.is_value & ~first_of_block(turn)).to(device)
+    mask = training_mask(size, turn)[: size + 2 * length, : size + 2 * length].to(device)  # without the second copy
+    after = torch.arange(length, device=device).expand(3, -1) + positions.max() + 1
+    noisy = torch.where(hidden, model.config.mask_token_id, answer)
+    row = torch.cat([embeds, model.embed(torch.cat([answer, noisy], 1)).to(embeds.dtype)], 1)
+    states = model(row, torch.cat([positions, after, after], 1), dense_attend(mask))
+    logits = model.logits(states[:, size + length : -1]).float()  # predict answer tokens 1 .. L - 1
+    loss, right = answer.new_zeros(answer.shape, dtype=torch.float32), torch.zeros_like(answer, dtype=torch.bool)
+    loss[:, 1:] = F.cross_entropy(logits.flatten(0, 1), answer[:, 1:].flatten(), reduction="none").view(batch, -1)
+    allowed = torch.from_numpy(template.allow_lists[template.allow.clip(min=0)[1:]]).to(device)  # (L - 1, V)
+    right[:, 1:] = logits.masked_fill(~allowed, -torch.inf).argmax(-1) == answer[:, 1:]
+    return hidden, loss, right
 
 
 def _balanced(template: Template, greedy: Tensor, answer: Tensor) -> dict[str, float]:
@@ -85,7 +127,7 @@ def _numbers(template: Template) -> Tensor:
 def _greedy(
     model: VisionLanguageModel, prompt: Tensor, vision: Tensor, positions: Tensor, template: Template, answer: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Batched greedy AR answers (B, L), and the teacher-forced loss of `answer` per value token."""
+    """Batched greedy AR answers (B, L), and the teacher-forced losses (B, L) of `answer`."""
     device, batch, length = prompt.device, len(prompt), len(template)
     allowed = torch.from_numpy(template.allow_lists).to(device)
     embeds = model.embed(prompt, vision)
@@ -95,8 +137,7 @@ def _greedy(
     first_logits, size = model.logits(hidden), cache.length
     states = model(model.embed(answer), after, cache.append("causal", length))
     logits = torch.cat([first_logits[:, None], model.logits(states[:, :-1])], 1)
-    values = torch.from_numpy(template.is_value).to(device)
-    loss = F.cross_entropy(logits[:, values].flatten(0, 1).float(), answer[:, values].flatten())
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), answer.flatten(), reduction="none").view(batch, -1)
     cache.length = size
     logits, written = first_logits, []
     for i in range(length):

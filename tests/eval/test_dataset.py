@@ -82,4 +82,5 @@ def test_rendering_makes_a_set_that_training_loads(log, tmp_path):
     assert len(data) == count > 3
     assert data.images.shape[1:] == (3, 112, 224, 3) and int(data.now.max()) < len(data.images)
     assert float(data.images.float().std()) > 20  # pictures, not blanks
+    assert data.kinds.shape == data.metres.shape == (count, 96) and (data.kinds > 0).any()
     assert render_set([path], tmp_path / "set", DatasetConfig(), workers=1) == 0  # nothing to do twice

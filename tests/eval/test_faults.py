@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from efficientgen.eval.faults import (
     schedule,
     tamper_plan,
 )
-from efficientgen.eval.metrics import score
+from efficientgen.eval.metrics import Metrics, score
 from efficientgen.eval.runner import drive, handover_stamp
 from efficientgen.eval.step_log import StepLog
 from efficientgen.perception.types import CHUNK_NS, NS, Plan, SensorFrames, Source
@@ -29,6 +30,12 @@ from tests.perception.test_health import observation
 FAULT_NS = handover_stamp(scenario()) + 4 * CHUNK_NS
 
 
+@cache
+def noise(tick: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The same in every drive."""
+    return np.random.default_rng(tick).integers(0, 255, shape, dtype=np.uint8)
+
+
 class TexturedWorld(FakeWorld):
     """Pictures with something on them, which changes from tick to tick."""
 
@@ -36,11 +43,7 @@ class TexturedWorld(FakeWorld):
         drawn = super().step(frames)
         cameras = {}
         for name, taken in drawn.cameras.items():
-            noisy = []
-            for frame in taken:
-                rng = np.random.default_rng(frame.stamp_ns // 1000)
-                noisy.append(replace(frame, image=rng.integers(0, 255, frame.image.shape, dtype=np.uint8)))
-            cameras[name] = tuple(noisy)
+            cameras[name] = tuple(replace(f, image=noise(f.stamp_ns // 1000, f.image.shape)) for f in taken)
         return SensorFrames(drawn.stamps_ns, cameras)
 
 
@@ -56,7 +59,7 @@ def faulty_drive(
     oracle = FakeOracle(lead_gap, lead_speed)
     saboteur = Saboteur(Seeing(oracle.route), faults, Truncator.shipped())
     log = drive(
-        scenario(20.0),
+        scenario(16.0),
         0,
         saboteur,
         TexturedWorld(),
@@ -87,13 +90,18 @@ def twin() -> StepLog:
     return log
 
 
+@pytest.fixture(scope="module")
+def undisturbed(twin: StepLog) -> Metrics:
+    return score(twin, FakeOracle().town)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("size", "turn"), [(0.0, 0.3), (0.6, 3.4)])
-def test_every_fault_is_caught(kind: str, size: float, turn: float, twin: StepLog):
+def test_every_fault_is_caught(kind: str, size: float, turn: float, twin: StepLog, undisturbed: Metrics):
     fault = Fault(kind, FAULT_NS, 3 * CHUNK_NS, size, turn)
     log, saboteur = faulty_drive((fault,))
     assert saboteur.touched and set(saboteur.touched.values()) == {0}
-    (found,) = outcomes(log, twin, (fault,), saboteur.touched, score(twin, FakeOracle().town))
+    (found,) = outcomes(log, twin, (fault,), saboteur.touched, undisturbed)
     assert not found.escaped, found
     assert found.caught_by in KINDS[kind].caught_by and found.detection_s == 0.0
     assert found.start_s == FAULT_NS / NS
@@ -114,11 +122,11 @@ def test_a_camera_that_freezes_while_the_car_creeps_is_changed_but_no_fault():
 
 
 @pytest.mark.parametrize("kind", ["jump", "unreachable", "wrong_frame"])
-def test_without_the_ladder_the_same_faults_drive_the_car(kind: str, twin: StepLog):
+def test_without_the_ladder_the_same_faults_drive_the_car(kind: str, twin: StepLog, undisturbed: Metrics):
     """The judgement can say "escaped": unchecked, these plans are followed and that is what it says."""
     fault = Fault(kind, FAULT_NS, 3 * CHUNK_NS, 0.3, 1.2)
     log, saboteur = faulty_drive((fault,), checked=False)
-    (found,) = outcomes(log, twin, (fault,), saboteur.touched, score(twin, FakeOracle().town))
+    (found,) = outcomes(log, twin, (fault,), saboteur.touched, undisturbed)
     assert "followed" in found.escaped
 
 
@@ -130,14 +138,13 @@ def test_unchecked_plans_without_numbers_leave_the_last_trajectory(twin: StepLog
     assert at.verdict.trajectory is before.verdict.trajectory and at.verdict.source is Source.SHIFTED
 
 
-def test_a_silent_and_a_lucky_catch_count_as_escaped(twin: StepLog):
+def test_a_silent_and_a_lucky_catch_count_as_escaped(twin: StepLog, undisturbed: Metrics):
     fault = Fault("nan", FAULT_NS, CHUNK_NS, 0.0, 0.0)
     log, saboteur = faulty_drive((fault,))
-    town = FakeOracle().town
 
     def judged(change) -> str:
         steps = tuple(replace(s, verdict=change(s.verdict)) if s.stamp_ns == FAULT_NS else s for s in log.steps)
-        (found,) = outcomes(replace(log, steps=steps), twin, (fault,), saboteur.touched, score(twin, town))
+        (found,) = outcomes(replace(log, steps=steps), twin, (fault,), saboteur.touched, undisturbed)
         return found.escaped
 
     assert judged(lambda verdict: verdict) == ""
@@ -147,10 +154,9 @@ def test_a_silent_and_a_lucky_catch_count_as_escaped(twin: StepLog):
         trajectory=replace(verdict.trajectory, stamp_ns=FAULT_NS)))  # fmt: skip
 
 
-def test_a_car_out_of_its_lane_is_astray_unless_a_valid_plan_led_it_there(twin: StepLog):
+def test_a_car_out_of_its_lane_is_astray_unless_a_valid_plan_led_it_there(twin: StepLog, undisturbed: Metrics):
     fault = Fault("hang", FAULT_NS, 3 * CHUNK_NS, 0.0, 0.0)
     log, saboteur = faulty_drive((fault,))
-    undisturbed = score(twin, FakeOracle().town)
 
     def aside(step, metres: float):
         def moved(ego):
@@ -178,12 +184,14 @@ def test_a_car_out_of_its_lane_is_astray_unless_a_valid_plan_led_it_there(twin: 
 
 
 @pytest.mark.parametrize(("chunks", "gap", "own"), [(1, 50.0, True), (3, 44.0, False)])
-def test_harm_is_the_planners_own_only_when_it_drives_into_it(chunks: int, gap: float, own: bool, twin: StepLog):
+def test_harm_is_the_planners_own_only_when_it_drives_into_it(
+    chunks: int, gap: float, own: bool, twin: StepLog, undisturbed: Metrics
+):
     """A car stands on the road: hit while the ladder holds an old plan, or by a planner that is back and blind."""
     fault = Fault("dds_loss", FAULT_NS, chunks * CHUNK_NS, 0.0, 0.0)
     log, saboteur = faulty_drive((fault,), lead_gap=gap, lead_speed=0.0)
     assert log.end_reason == "collision" and log.steps[-1].verdict.source.fallback is not own
-    (found,) = outcomes(log, twin, (fault,), saboteur.touched, score(twin, FakeOracle().town))
+    (found,) = outcomes(log, twin, (fault,), saboteur.touched, undisturbed)
     words = "collision with a car"
     assert (found.escaped, found.led_to) == (("", words) if own else (words, ""))
 
@@ -230,10 +238,10 @@ def test_a_small_error_is_no_fault():
         assert validate(replace(coarse, waypoints=coarse.waypoints + rng.normal(0, 0.08, (10, 2))), car, 0) == ""
 
 
-def test_table_and_scores_add_up(twin: StepLog):
+def test_table_and_scores_add_up(twin: StepLog, undisturbed: Metrics):
     fault = Fault("jump", FAULT_NS, CHUNK_NS, 0.5, 1.0)
     log, saboteur = faulty_drive((fault,))
-    held = outcomes(log, twin, (fault,), saboteur.touched, score(twin, FakeOracle().town))
+    held = outcomes(log, twin, (fault,), saboteur.touched, undisturbed)
     rows = table(held)
     assert rows["jump"]["injected"] == 1 and rows["jump"]["escaped"] == 0
     assert rows["jump"]["caught_by"] == {Reason.UNREACHABLE.value: 1}

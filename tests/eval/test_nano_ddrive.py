@@ -1,6 +1,10 @@
-"""The shipped nano-ddrive on observations of a town it was never trained in: lossless decoding, speed-up, sight."""
+"""The shipped nano-ddrive on observations of a town it was never trained in: lossless decoding, speed-up, sight.
+
+By default on one drive and a few of its observations; `pytest -m slow` takes three drives and a hundred.
+"""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +26,7 @@ from efficientgen.planning.load import load_planner, model_directory
 from efficientgen.worldsim.reference.world import ReferenceWorld
 from efficientgen.worldsim.scenario import load_scenario
 
-HELDOUT = ("maple_riverside", "maple_right", "maple_truck")
+HELDOUT = ("maple_right", "maple_riverside", "maple_truck")
 
 
 class Listener:
@@ -49,21 +53,21 @@ def world():
     world.close()
 
 
-@pytest.fixture(scope="module")
-def drives(world):
-    """(what the planner heard and said, logs) over the held-out scenarios."""
+@pytest.fixture(scope="module", params=[1, pytest.param(3, marks=pytest.mark.slow)], ids=["one", "three"])
+def drives(request, world):
+    """(what the planner heard and said, logs) over the first held-out scenarios."""
     listener = Listener(load_planner("nano-ddrive"))
-    logs = [drive(load_scenario(name), 0, listener, world) for name in HELDOUT]
+    logs = [drive(load_scenario(name), 0, listener, world) for name in HELDOUT[: request.param]]
     return listener.heard, logs
 
 
 def test_scaffold_spec_is_what_uncached_stock_ar_writes(drives):
-    """On 100 real observations, in float64: at every value position, the argmax (among the allow-list) of stock
+    """On real observations, in float64: at every value position, the argmax (among the allow-list) of stock
     transformers' logits over [prompt, our answer so far] is our token.  By induction over positions that is the answer
     which token-by-token AR on the stock model writes, without a cache.  The float32 answer that drove the car may
     differ from it only where those two tokens' logits lie within 1e-4."""
-    heard = drives[0][:100]
-    assert len(heard) == 100
+    heard = drives[0][:100] if len(drives[1]) == 3 else drives[0][::4]
+    assert len(heard) == 100 or len(heard) >= 10
     directory = model_directory("nano-ddrive")
     planner = DDrive.from_pretrained(directory, dtype=torch.float64)
     config = transformers.Qwen2_5_VLConfig(**json.loads(json.dumps(config_to_json(planner.model.config))))
@@ -106,6 +110,7 @@ def test_it_drives_where_it_never_trained_and_not_on_other_pictures(drives, worl
     own = np.mean([score(log).driving_score for log in drives[1]])
     assert own > 60
     planner = DDrive.from_pretrained(model_directory("nano-ddrive"))
-    donor = picture_bank(load_scenario("birch_red"), 0, world)
+    other = replace(load_scenario("birch_red"), duration_s=12.0)
+    donor = picture_bank(other, 0, world)
     swapped = drive(load_scenario(HELDOUT[0]), 0, planner, world, transform_observation=swapped_images(donor))
     assert score(swapped).driving_score < 0.5 * score(drives[1][0]).driving_score

@@ -1,17 +1,14 @@
 """Compiles the kernels at the released shape for real chips, without one, and prints what each asks of it."""
 
 import json
-import re
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from efficientgen.kernels import frame_gdn as gdn
+from tests.kernels.assembler import resources
 
 SHAPE = {"T": 3, "S": 880, "H": 20, "D": 112, "BD": 128}
 KERNELS = {
@@ -21,37 +18,21 @@ KERNELS = {
     "read_out": (gdn._read_out, gdn.READ_OUT, {"EPSILON": gdn.EPS, "MASS": True}, ("T", "S", "H", "D", "BD"), "q"),
 }
 
-
-def resources(ptx: str) -> tuple[int, int]:
-    """Bytes that a thread spills (stores and loads) and its registers, by the assembler that Triton ships."""
-    target = re.search(r"\.target (sm_(\d+)\w*)", ptx)
-    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    ptxas = folder / ("ptxas-blackwell" if int(target[2]) >= 100 else "ptxas")
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
-        file.flush()
-        done = subprocess.run([str(ptxas), "-v", f"--gpu-name={target[1]}", file.name, "-o", "/dev/null"],
-                              capture_output=True, text=True, check=True)  # fmt: skip
-    spills = re.findall(r"(\d+) bytes spill", done.stderr)
-    return sum(map(int, spills)), int(re.search(r"Used (\d+) registers", done.stderr)[1])
-
-
-if __name__ == "__main__":
-    for capability in map(int, sys.argv[1:]):
-        for name, (kernel, tiles, more, sizes, halves) in KERNELS.items():
-            function = kernel.fn if isinstance(kernel, triton.runtime.Autotuner) else kernel
-            for tile, warps, stages in tiles[:1]:
-                constants = {key: SHAPE[key] for key in sizes} | more | tile
-                half = {"k_ptr", "v_ptr", "beta_ptr", "q_ptr", "q0_ptr"} if halves else set()
-                signature = {
-                    arg: "constexpr" if arg in constants else "*bf16" if arg in half else "*fp32"
-                    for arg in function.arg_names
-                }
-                built = triton.compile(
-                    ASTSource(function, signature, constants), target=GPUTarget("cuda", capability, 32),
-                    options={"num_warps": warps, "num_stages": stages},
-                )  # fmt: skip
-                spilled, registers = resources(built.asm["ptx"])
-                told = {"kernel": name, "sm": capability, "tile": tile, "warps": warps, "stages": stages}
-                told |= {"shared": built.metadata.shared, "registers": registers, "spilled": spilled}
-                print(json.dumps(told))
+for capability in map(int, sys.argv[1:]):
+    for name, (kernel, tiles, more, sizes, halves) in KERNELS.items():
+        function = kernel.fn if isinstance(kernel, triton.runtime.Autotuner) else kernel
+        for tile, warps, stages in tiles[:1]:
+            constants = {key: SHAPE[key] for key in sizes} | more | tile
+            half = {"k_ptr", "v_ptr", "beta_ptr", "q_ptr", "q0_ptr"} if halves else set()
+            signature = {
+                arg: "constexpr" if arg in constants else "*bf16" if arg in half else "*fp32"
+                for arg in function.arg_names
+            }
+            built = triton.compile(
+                ASTSource(function, signature, constants), target=GPUTarget("cuda", capability, 32),
+                options={"num_warps": warps, "num_stages": stages},
+            )  # fmt: skip
+            spilled, registers = resources(built.asm["ptx"])
+            told = {"kernel": name, "sm": capability, "tile": tile, "warps": warps, "stages": stages}
+            told |= {"shared": built.metadata.shared, "registers": registers, "spilled": spilled}
+            print(json.dumps(told))

@@ -10,7 +10,7 @@ from triton.compiler import ASTSource
 from efficientgen.kernels import prefix_attention, rows, skinny
 from efficientgen.kernels.skinny import RESIDUAL, ROPE, SWIGLU, Tile, ceil_div
 from efficientgen.planning.engine_tune import candidates
-from tests.kernels.compiled import resources
+from tests.kernels.assembler import resources
 
 HIDDEN, WIDE, QUERIES, SHARED, WIDTH, QKV, VOCABULARY = 2048, 11008, 16, 2, 128, 2560, 151936
 FP32 = {"squares_ptr", "squares_out_ptr", "cos_ptr", "sin_ptr", "parts_ptr", "sums_ptr"}

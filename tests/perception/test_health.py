@@ -136,7 +136,7 @@ def test_night_and_fog_of_the_rendered_world_are_no_faults():
     from efficientgen.worldsim.reference.world import ReferenceWorld
     from efficientgen.worldsim.scenario import WEATHERS, load_scenario
 
-    ticks = all_ticks(drive(load_scenario("birch_dense"), 0, "expert"))
+    ticks = all_ticks(drive(replace(load_scenario("birch_dense"), duration_s=16.4), 0, "expert"))
     seen, world = observation(), ReferenceWorld()
     for weather in WEATHERS:
         world.reset(ticks[0].town, weather, 0)

@@ -23,6 +23,11 @@ def bf16_errors(stock, directory, grids, seeds, device: str = "cpu") -> tuple[fl
     `stock` is fp32 on `device`; `directory` takes its weights in bf16, so all three models hold the same numbers.
     """
     half = copy.deepcopy(stock).to(torch.bfloat16)
+    wide_buffers = dict(stock.named_buffers())
+    names = [n for n, _ in half.named_buffers() if n.endswith("inv_freq")]
+    for name in names:  # loading in bf16 keeps them in fp32
+        owner, _, leaf = name.rpartition(".")
+        setattr(half.get_submodule(owner), leaf, wide_buffers[name])
     half.save_pretrained(directory)
     ours = load_model(directory, torch.bfloat16, device)
     for wide, narrow in zip(stock.parameters(), half.parameters(), strict=True):

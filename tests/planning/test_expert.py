@@ -15,8 +15,9 @@ from efficientgen.perception.route import locate, point_at
 from efficientgen.perception.types import Actor, ActorKind, EgoState, OracleFrame, Route, StopLine, VehicleParams
 from efficientgen.planning.expert import expert_plan
 from efficientgen.planning.tracker import anchor, track
+from efficientgen.worldsim.lane_routes import plan_route
 from efficientgen.worldsim.scenario import FAMILIES, load_scenario, scenario_names
-from efficientgen.worldsim.town import load_town, plan_route
+from efficientgen.worldsim.town import load_town
 from efficientgen.worldsim.vehicle import advance
 
 FRONT = VehicleParams().rear_to_centre + VehicleParams().length / 2
@@ -240,9 +241,9 @@ def test_is_a_pure_function_and_fast() -> None:
     )
     frame = frame_of(ego_on(route, 20.0), actors, "g")
     first = expert_plan(route, frame)
-    began = time.perf_counter()
+    began = time.process_time()
     again = [expert_plan(route, frame) for _ in range(20)]
-    assert (time.perf_counter() - began) / 20 < 0.02, "meant to take about 3 ms"
+    assert (time.process_time() - began) / 20 < 0.02, "meant to take about 3 ms"
     assert all(np.array_equal(first.waypoints, p.waypoints) and first.sections == p.sections for p in again)
 
 

@@ -9,7 +9,13 @@ from efficientgen.planning.ddrive import DDrive
 from efficientgen.planning.decode import decode_ar, decode_scaffold_spec
 from efficientgen.planning.decode_form import Answer, Counts
 from efficientgen.planning.model import position_ids
-from efficientgen.planning.rollouts import NoValidRolloutError, decode_rollouts, gumbel_noise, read_rollouts
+from efficientgen.planning.rollouts import (
+    NoValidRolloutError,
+    decode_rollouts,
+    gumbel_noise,
+    read_rollouts,
+    trajectory_tokens,
+)
 from efficientgen.planning.schema import SECTIONS, AnswerError
 from tests.planning.conftest import random_observation
 
@@ -63,6 +69,16 @@ def sampled_ar(prompted: Prompted, noise, temperature: float) -> list[int]:
     return ids
 
 
+def test_draws_for_the_tokens_that_may_be_written_are_all_that_counts(prompted):
+    tokens = trajectory_tokens(prompted.planner.template)
+    assert 10 < len(tokens) < 30
+    size = prompted.model.config.text.vocab_size
+    whole, part = prompted.noise(3), gumbel_noise(3, 7, 3, prompted.steps, size, tokens)
+    first, _ = prompted.decode(decode_rollouts, whole, 0.5)
+    again, _ = prompted.decode(decode_rollouts, part, 0.5, tokens)
+    assert [a.ids for a in first] == [a.ids for a in again]
+
+
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_each_rollout_is_ar_sampling_with_its_own_noise(prompted, temperature):
     noise = prompted.noise(3)
@@ -90,6 +106,8 @@ def test_temperature_zero_is_greedy(prompted):
 
 def test_noise_is_keyed_by_seed_stamp_and_rollout():
     assert torch.equal(gumbel_noise(1, 2, 3, 4, 5)[:2], gumbel_noise(1, 2, 2, 4, 5))
+    some = [0, 1, 17, 30, 31, 32, 96]
+    assert torch.equal(gumbel_noise(1, 2, 3, 4, 97, some), gumbel_noise(1, 2, 3, 4, 97)[..., some])
     assert not torch.equal(gumbel_noise(1, 2, 1, 4, 5), gumbel_noise(1, 3, 1, 4, 5))
 
 

@@ -45,16 +45,20 @@ def test_answers_round_trip_as_json(tokenizer):
         np.testing.assert_allclose(answer["trajectory"], truth["trajectory"], atol=1e-9)
 
 
-def test_any_allowed_value_tokens_make_valid_json(tokenizer):
-    """The scaffold fixes the structure and the allow-lists the slots, so even noise parses."""
-    template = compile_template(NANO, tokenizer, 32)
+def require_noise_to_parse(template, tokenizer, times):
+    """Any allowed tokens in the slots make a valid answer."""
     rng = np.random.default_rng(0)
-    for _ in range(50):
+    for _ in range(times):
         ids = template.scaffold.copy()
         for p in np.flatnonzero(template.is_value):
             ids[p] = rng.choice(np.flatnonzero(template.allow_lists[template.allow[p]]))
         _, answer = decode_answer(template, tokenizer, ids.tolist())
         assert np.isfinite(np.array(answer["trajectory"])).all()
+
+
+def test_any_allowed_value_tokens_make_valid_json(tokenizer):
+    """The scaffold fixes the structure and the allow-lists the slots, so even noise parses."""
+    require_noise_to_parse(compile_template(NANO, tokenizer, 32), tokenizer, 50)
 
 
 def test_blocks_cover_the_answer_and_keep_to_their_sections(tokenizer):

@@ -14,6 +14,7 @@ from efficientgen.planning.train.augment import SHIFT, augment_pixels
 from efficientgen.planning.train.data import DatasetError, load_set, save_shard
 from efficientgen.planning.train.driving import DrivingData
 from efficientgen.planning.train.initial import initialise
+from efficientgen.planning.train.look import look_loss
 from efficientgen.planning.train.loss import object_balance, token_weights
 from efficientgen.planning.train.recipe import FAST_DDRIVE
 from efficientgen.planning.train.run import Run, RunConfig
@@ -22,7 +23,7 @@ from tests.planning.conftest import random_observation
 
 
 @pytest.fixture(scope="module")
-def tiny_set(tmp_path_factory, tokenizer):
+def tiny_directory(tmp_path_factory, tokenizer):
     """Bright pictures mean go, dark ones mean stop."""
     directory = tmp_path_factory.mktemp("set")
     template = compile_template(NANO, tokenizer, 32)
@@ -48,9 +49,16 @@ def tiny_set(tmp_path_factory, tokenizer):
         "answer": np.array(answers, np.int16),
         "weight": np.ones(16, np.float32),
         "heldout": rng.permutation(16) < 4,
+        "kinds": np.repeat(np.arange(16)[:, None] % 2, 96, 1).astype(np.uint8),  # go pictures are full of people
+        "metres": np.repeat(np.arange(16)[:, None] % 2 * 10, 96, 1).astype(np.uint8),
     }
     save_shard(directory, "a", arrays)
-    return load_set(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def tiny_set(tiny_directory):
+    return load_set(tiny_directory)
 
 
 def test_training_learns_resumes_and_exports_a_planner(tiny_set, small_config, tmp_path):
@@ -67,7 +75,7 @@ def test_training_learns_resumes_and_exports_a_planner(tiny_set, small_config, t
 
 
 def test_fine_tuning_starts_from_the_given_weights(tiny_set, small_config, tmp_path):
-    config = TrainConfig(seconds=1e9, max_steps=1, batch=2, compile=False, move_pixels=True, balance=True)
+    config = TrainConfig(seconds=1e9, max_steps=1, batch=2, compile=False, move_pixels=True, balance=True, look=0.2)
     first = Trainer(tiny_set, tmp_path / "a", config, "cpu", lambda line: None, small_config)
     first.run()
     second = Trainer(tiny_set, tmp_path / "b", config, "cpu", lambda line: None, start=tmp_path / "a")
@@ -75,6 +83,26 @@ def test_fine_tuning_starts_from_the_given_weights(tiny_set, small_config, tmp_p
         torch.testing.assert_close(second.average[name], average.bfloat16().float())
     second.run()
     assert (tmp_path / "b" / "model.safetensors").exists()
+
+
+def test_a_killed_run_leaves_a_checkpoint_and_a_state(tiny_set, small_config, tmp_path, monkeypatch):
+    config = TrainConfig(seconds=1e9, max_steps=5, batch=2, compile=False, save_every_s=0.0)
+    trainer = Trainer(tiny_set, tmp_path, config, "cpu", lambda line: None, small_config)
+    step = trainer._train_step
+
+    def killed(progress):
+        if trainer.step == 3:
+            raise KeyboardInterrupt
+        return step(progress)
+
+    monkeypatch.setattr(trainer, "_train_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    DDrive.from_pretrained(tmp_path)
+    again = Trainer(tiny_set, tmp_path, config, "cpu", lambda line: None, small_config)
+    assert again.resume() and again.step == 3
+    again.run()
+    assert again.step == 5
 
 
 def test_the_general_trainer_converts_a_planner(tiny_set, small_config, tokenizer, tmp_path):
@@ -122,6 +150,21 @@ def test_augmented_pictures_stay_in_place_and_frames_move_together():
         torch.testing.assert_close(middle[..., 0], middle[..., 1], atol=1e-4, rtol=0)
         moves = middle[..., 0] - centre
         assert moves.abs().max() <= most + 1e-4 and moves.round().unique().numel() > 1
+
+
+def test_tokens_learn_to_tell_what_they_show(tiny_set, small_config, tmp_path):
+    config = TrainConfig(seconds=1e9, max_steps=8, batch=4, peak_lr=1e-2, compile=False, ar_fraction=1.0, look=1.0)
+    trainer = Trainer(tiny_set, tmp_path, config, "cpu", lambda line: None, small_config)
+    rows = torch.arange(16)
+
+    def loss() -> float:
+        with torch.no_grad():
+            _, vision = trainer._embed_prompt(rows)
+            return float(look_loss(trainer.head(vision), tiny_set.kinds, tiny_set.metres))
+
+    before = loss()
+    trainer.run()
+    assert loss() < 0.8 * before
 
 
 def test_block_sizes_anneal_in_equal_shares():

@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("libsumo")
+
+from efficientgen_ros.cli import main
+from tests.eval.foreign import record, rig
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -22,14 +26,28 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_lists():
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The same command line in this process, which has imported everything: exit status and what it printed."""
+
+    def run_here(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["efficientgen", *arguments])
+        monkeypatch.setenv("COLUMNS", "300")
+        with pytest.raises(SystemExit) as ended:  # anything else would be a traceback
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run_here
+
+
+def test_lists(here):
     models = json.loads(run("models", "--json").stdout)
     assert {"expert", "constant-velocity", "nano-ddrive"} <= {m["name"] for m in models}
     brought = {m["name"]: m for m in models if "hub" in m}
     assert {"fast-ddrive", "fast-dvlm"} <= set(brought)
     assert all(m["licence"] and "config.json" in m["files"] and m["release_gib"] > 5 for m in brought.values())
     assert all(m["size_mib"] <= 15 for m in models if m["size_mib"])
-    scenarios = json.loads(run("scenarios", "--split", "heldout", "--json").stdout)
+    scenarios = json.loads(here("scenarios", "--split", "heldout", "--json")[1])
     assert len(scenarios) >= 3 and {s["split"] for s in scenarios} == {"heldout"}
 
 
@@ -38,7 +56,7 @@ def test_lists():
     [
         (("drive", "nowhere"), "there are:"),
         (("drive", "--planner", "nobody"), "choose one of"),
-        (("drive", "--checkpoint", "no/such/dir"), "does not exist"),
+        (("drive", "--checkpoint", "no/such/dir", "--in-process"), "does not exist"),
         (("drive", "--planner", "fast-ddrive"), "give its directory"),
         (("drive", "--planner", "fast-dvlm", "--checkpoint", "no/such/dir", "--in-process"), "does not exist"),
         (("drive", "--in-process", "--device", "abacus"), "use cpu"),
@@ -57,10 +75,14 @@ def test_lists():
         (("train", "planner", "--data", "no/such/set"), "data record"),
     ],
 )
-def test_mistakes_get_one_line_with_the_remedy(arguments, remedy):
-    result = run(*arguments)
-    assert result.returncode == 2
-    assert remedy in " ".join(result.stderr.split()) and "Traceback" not in result.stderr
+def test_mistakes_get_one_line_with_the_remedy(arguments, remedy, here):
+    status, _, words = here(*arguments)
+    assert status == 2 and remedy in " ".join(words.split())
+
+
+def test_a_mistake_ends_the_process_without_a_traceback():
+    result = run("drive", "nowhere")
+    assert result.returncode == 2 and "there are:" in result.stderr and "Traceback" not in result.stderr
 
 
 SHORT = (
@@ -131,10 +153,6 @@ def test_honesty_compares_conditions_and_both_ways_to_drive(tmp_path: Path):
 
 
 def test_replay_of_a_foreign_recording(tmp_path):
-    import yaml
-
-    from tests.eval.foreign import record, rig
-
     record(tmp_path / "car", 5.0, kind="jpeg", cameras=("FRONT",))
     (tmp_path / "rig.yaml").write_text(yaml.safe_dump(rig("jpeg", cameras=("FRONT",))))
     given = ("replay", str(tmp_path / "car"), "--rig", str(tmp_path / "rig.yaml"), "--out", str(tmp_path / "out"))
@@ -144,11 +162,12 @@ def test_replay_of_a_foreign_recording(tmp_path):
     assert told["planned"] >= 2 and Path(told["report"]).exists() and told["command"]["source"].startswith("topic")
 
 
-def test_a_drive_taken_up_again(tmp_path):
-    given = ("--planner", "constant-velocity", "--no-baselines", "--runs", str(tmp_path))
-    first = run("drive", "birch_red", "--in-process", "--json", *given)
+def test_a_drive_taken_up_again(tmp_path, here):
+    given = ("--planner", "constant-velocity", "--no-baselines", "--runs", str(tmp_path / "runs"))
+    first = run("drive", "oak_s_curve", "--in-process", "--json", *given)
     assert first.returncode == 0, first.stderr
-    (made,) = (p for p in tmp_path.iterdir() if p.is_dir())
-    again = run("drive", "--from", str(made), "--step", "20", "--no-baselines", "--runs", str(tmp_path / "again"))
+    (made,) = (p for p in (tmp_path / "runs").iterdir() if p.is_dir())
+    again = run("drive", "--from", str(made), "--step", "14", "--no-baselines", "--runs", str(tmp_path / "again"))
     assert again.returncode == 0 and "as recorded, to the bit" in again.stdout, again.stdout + again.stderr
-    assert run("drive", "--from", str(made), "--step", "999").returncode == 2
+    status, _, words = here("drive", "--from", str(made), "--step", "999")
+    assert status == 2 and words

@@ -138,9 +138,10 @@ def test_nano_ddrive_drives_the_same_poses_over_ros_from_pictures(tmp_path):
     from efficientgen.planning.load import load_planner
     from efficientgen.worldsim.reference.world import ReferenceWorld
 
-    ros = drive_ros(LIVELY, 5, "nano-ddrive", record_dir=tmp_path)
+    scenario = replace(LIVELY, duration_s=8.0)
+    ros = drive_ros(scenario, 5, "nano-ddrive", record_dir=tmp_path)
     world = ReferenceWorld()
-    here = drive(LIVELY, 5, load_planner("nano-ddrive"), world)
+    here = drive(scenario, 5, load_planner("nano-ddrive"), world)
     world.close()
 
     assert pose_sha256(ros) == pose_sha256(here)

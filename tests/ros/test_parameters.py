@@ -21,6 +21,9 @@ VALUES = {
     "planner": "expert",
     "checkpoint": "",
     "world": "none",
+    "world_dir": "",
+    "world_device": "",
+    "world_refine": False,
     "mode": "sync",
     "record_dir": "r",
     "keep_frames": False,
@@ -61,6 +64,9 @@ def test_arguments_reach_the_nodes_that_take_them():
     shares = node_parameters(VALUES)
     assert shares["world"]["scenario"] == "x" and "scenario" not in shares["vehicle"]
     assert all(share["planner"] == "expert" for share in shares.values())
+    assert shares["planner"]["device"] == "cpu" and shares["planner"]["rollouts"] == 1, "not given: the default"
+    given = node_parameters({**VALUES, "schema": "nuscenes", "device": "cuda:1"})["planner"]
+    assert (given["schema"], given["device"]) == ("nuscenes", "cuda:1")
     with pytest.raises(ParameterError, match="'world' is one of"):
         node_parameters({**VALUES, "world": "moon"})
 

@@ -56,6 +56,46 @@ def write_text_encoder(directory: Path, width: int) -> None:
     Gemma2ForCausalLM(config).save_pretrained(directory / "text_encoder")
 
 
+def tiny_refiner(seed: int = 0) -> Any:
+    """diffusers' LTX-2 refiner of two layers for 8 latent channels."""
+    from diffusers import SanaWMLTX2RefinerTransformer3DModel
+
+    torch.manual_seed(seed)
+    return SanaWMLTX2RefinerTransformer3DModel(
+        in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=16, cross_attention_dim=32,
+        audio_in_channels=8, audio_out_channels=8, audio_num_attention_heads=2, audio_attention_head_dim=8,
+        audio_cross_attention_dim=16, num_layers=2, caption_channels=16,
+    ).eval()  # fmt: skip
+
+
+def tiny_connectors(seed: int = 0) -> Any:
+    """Between a Gemma 3 of two layers and that refiner."""
+    from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+
+    torch.manual_seed(seed)
+    half = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_learnable_registers": 4}
+    both = {f"{kind}_connector_{key}": value for kind in ("video", "audio") for key, value in half.items()}
+    return LTX2TextConnectors(caption_channels=16, text_proj_in_factor=3, **both).eval()
+
+
+def write_refiner(directory: Path) -> None:
+    """refiner_diffusers/ and gemma3_12b/; the tokenizer is the one of `write_text_encoder`."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    tiny_refiner().save_pretrained(directory / "refiner_diffusers" / "transformer")
+    tiny_connectors().save_pretrained(directory / "refiner_diffusers" / "connectors")
+    torch.manual_seed(0)
+    text = {"vocab_size": 97, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "head_dim": 8,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 64,
+            "max_position_embeddings": 2048}  # fmt: skip
+    seen = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = Gemma3Config(text_config=text, vision_config=seen, mm_tokens_per_image=4)
+    Gemma3ForConditionalGeneration(config).save_pretrained(directory / "gemma3_12b")
+    for path in (directory / "tokenizer").iterdir():
+        (directory / "gemma3_12b" / path.name).write_bytes(path.read_bytes())
+
+
 def write_release(directory: Path, seed: int = 0, **changes: Any) -> SanaTransformer:
     """Everything a `SanaWorld` reads."""
     model = tiny(seed, **changes)

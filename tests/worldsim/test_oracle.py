@@ -118,11 +118,11 @@ def test_traffic_does_not_drain() -> None:
         frame = oracle.reset()
         before = len(frame.actors)
         ego = frame.ego
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(600):
             ego = standing(ego)
             (frame,) = oracle.step((ego,))
-        assert (time.perf_counter() - began) / 600 < 0.015, "a tick is meant to take a millisecond or two"
+        assert (time.process_time() - began) / 600 < 0.015, "a tick is meant to take a millisecond or two"
         assert len(frame.actors) > 0.3 * before
 
 

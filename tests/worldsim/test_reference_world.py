@@ -24,14 +24,6 @@ FRONT = 1  # index of the front camera in NANO_RIG
 BUMPER_M = VehicleParams().rear_to_centre + VehicleParams().length / 2  # rear axle to front bumper
 
 
-@pytest.fixture(scope="module")
-def world():
-    world = ReferenceWorld()
-    world.reset(TOWN, "day", 0)
-    yield world
-    world.close()
-
-
 def ego_on(shape: np.ndarray, s: float, stamp_ns: int = 0) -> EgoState:
     point, along = polyline.at(shape, s)
     yaw = math.atan2(along[0, 1], along[0, 0])

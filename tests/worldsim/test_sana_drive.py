@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from efficientgen.eval.runner import drive
-from efficientgen.perception.rig import NANO_RIG
 from efficientgen.perception.types import CHUNK_NS, Source
 from efficientgen.planning.views import VIEWS
 from tests.eval.synthetic import FakeOracle, FakePlanner, scenario
@@ -15,16 +14,17 @@ from tests.worldsim.sana_files import write_release
 from tests.worldsim.test_sana_world import CAMERA, Scene
 
 pytest.importorskip("diffusers")
-from efficientgen.worldsim.sana.checkpoint import MissingWorldError  # noqa: E402
+from efficientgen.worldsim.sana.checkpoint import MissingWorldError, WrongVariantError  # noqa: E402
 from efficientgen.worldsim.sana.world import SanaWorld  # noqa: E402
-from efficientgen_ros.cli import app  # noqa: E402
-from efficientgen_ros.cli.worlds import (  # noqa: E402
+from efficientgen.worldsim.worlds import (  # noqa: E402
     CamerasMissingError,
     WorldOptionsError,
-    check_options,
-    make_world,
+    cameras_of,
+    check_world,
+    load_world,
     require_cameras,
 )
+from efficientgen_ros.cli import app  # noqa: E402
 
 
 class Looking(FakePlanner):
@@ -61,13 +61,15 @@ def test_a_planner_that_takes_one_front_camera_drives(world: SanaWorld):
 
 def test_planners_with_more_cameras_are_told(world: SanaWorld):
     planner = FakePlanner(FakeOracle().route)
-    require_cameras(planner, world)
+    drawn = cameras_of("sana-wm")
+    assert drawn == tuple(camera.name for camera in world.rig)
+    require_cameras(planner, drawn)
     planner.view = VIEWS["nuscenes"]
-    require_cameras(planner, world)
+    require_cameras(planner, drawn)
     planner.view = VIEWS["wod-e2e"]
     with pytest.raises(CamerasMissingError, match="FRONT_LEFT, FRONT_RIGHT too, this world draws FRONT only"):
-        require_cameras(planner, world)
-    require_cameras(planner, type("Reference", (), {"rig": NANO_RIG}))
+        require_cameras(planner, drawn)
+    require_cameras(planner, cameras_of("reference"))
 
 
 SHORT = (
@@ -91,22 +93,21 @@ def test_the_command_drives_in_it_and_notes_what_it_cost(directory: Path, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "here", "remedy"),
-    [
-        ("sana-wm", None, True, "give --world-dir"),
-        ("sana-wm", Path("x"), False, "add --in-process"),
-        ("reference", Path("x"), True, "add --world sana-wm"),
-    ],
+    ("name", "folder", "remedy"), [("sana-wm", None, "give --world-dir"), ("reference", Path("x"), "imagined world's")]
 )
-def test_options_that_do_not_go_together_are_told_with_the_remedy(name, folder, here, remedy):
+def test_options_that_do_not_go_together_are_told_with_the_remedy(name, folder, remedy):
     with pytest.raises(WorldOptionsError, match=remedy):
-        check_options(name, folder, here)
-    check_options("reference", None, False)
-    check_options("sana-wm", Path("x"), True)
+        check_world(name, folder)
 
 
-def test_a_missing_directory_and_a_device_that_is_none_are_told(directory: Path, tmp_path: Path):
+def test_a_missing_directory_another_release_and_a_device_that_is_none_are_told(directory: Path, tmp_path: Path):
+    check_world("reference", None)
+    check_world("sana-wm", directory)
     with pytest.raises(MissingWorldError, match="is no directory"):
-        make_world("sana-wm", tmp_path / "nowhere", "cpu")
+        check_world("sana-wm", tmp_path / "nowhere")
+    (tmp_path / "dit").mkdir()
+    (tmp_path / "dit" / "sana_wm_1600m_720p.safetensors").touch()
+    with pytest.raises(WrongVariantError, match="bidirectional SANA-WM; streaming weights are needed"):
+        check_world("sana-wm", tmp_path)
     with pytest.raises(WorldOptionsError, match="abacus cannot be used here"):
-        make_world("sana-wm", directory, "abacus")
+        load_world("sana-wm", directory, "abacus")

@@ -107,7 +107,7 @@ def test_same_seed_same_pictures_other_seed_or_way_others(world: SanaWorld):
 def test_longer_chunks_are_chunks_of_more_latent_frames(world: SanaWorld):
     chunks = film(world, 3, n=12)
     assert images(chunks).shape[0] == 36
-    assert world._session.state.frames == 1 + 2 * 3
+    assert world._stream.state.frames == 1 + 2 * 3
     assert world.diagnostics()["chunks"] == 2
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from efficientgen.worldsim.lane_routes import plan_route
 from efficientgen.worldsim.scenario import (
     FAMILIES,
     HELDOUT_TOWNS,
@@ -18,7 +19,7 @@ from efficientgen.worldsim.scenario import (
     training_scenario,
     with_weather,
 )
-from efficientgen.worldsim.town import load_town, plan_route
+from efficientgen.worldsim.town import load_town
 
 GOOD = {"name": "test", **yaml.safe_load((SCENARIO_DIR / "elm_ring.yaml").read_text())}
 

@@ -10,7 +10,8 @@ import pytest
 
 from efficientgen.perception.route import COMMAND_RANGE_M, command_at
 from efficientgen.perception.types import Command
-from efficientgen.worldsim.town import SCENARIO_DIR, TownError, load_town, plan_route, town_names
+from efficientgen.worldsim.lane_routes import plan_route
+from efficientgen.worldsim.town import SCENARIO_DIR, TownError, load_town, town_names
 from efficientgen.worldsim.traffic import wander
 
 TOWNS = town_names()

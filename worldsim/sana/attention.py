@@ -7,17 +7,20 @@ branch by each token's ray (UCPE).  Their sum passes one output gate and one pro
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from efficientgen.kernels.frame_gdn import frame_gdn
+from efficientgen.kernels.token_heads import gated_sum, heads_through_rays, rotated_heads, temporal_conv
 from efficientgen.worldsim.sana.config import SanaConfig
-from efficientgen.worldsim.sana.position import Positions, capped, rotate, transform
+from efficientgen.worldsim.sana.position import Positions
 from efficientgen.worldsim.sana.state import RecurrentState, StreamState, WindowState, remembered, visible
 
 NORM_EPS = 1e-5
-SMALLEST = 1e-6  # norm of a key
+ALIGNED = 64  # rows of a fused product, so that every token's share of it begins where wide loads may
 FLASH_DIMS = (32, 64, 128, 256)  # the release pads the camera heads to one of these, and scales by the padded width
 
 
@@ -34,6 +37,8 @@ class TemporalConv(nn.Module):
         Args:
             before: the kernel - 1 frames before the first; None: zeros.
         """
+        if len(chunks) == 1:
+            return temporal_conv(x, before, self.weight)
         taps = self.weight[:, 0].flip(-1).to(x.dtype)  # (C, K), [:, j] weighs the frame j away
         frames, reach = x.shape[1], taps.shape[1] - 1
         nothing = torch.zeros_like(x[:, :1]).expand(-1, reach, -1, -1)
@@ -41,13 +46,23 @@ class TemporalConv(nn.Module):
         out = x * taps[:, 0]
         for j in range(1, reach + 1):
             past, future = padded[:, reach - j : reach - j + frames], padded[:, reach + j : reach + j + frames]
-            if len(chunks) > 1:
-                chunk = torch.repeat_interleave(torch.arange(len(chunks)), torch.tensor(chunks))
-                same = F.pad((chunk[j:] == chunk[:-j]).to(x), (0, min(j, frames)))[:frames, None, None].to(x.device)
-                future = future * same
-                past = past if across else past * same.roll(j, 0)
+            chunk = torch.repeat_interleave(torch.arange(len(chunks)), torch.tensor(chunks))
+            same = F.pad((chunk[j:] == chunk[:-j]).to(x), (0, min(j, frames)))[:frames, None, None].to(x.device)
+            past = past if across else past * same.roll(j, 0)
+            future = future * same
             out = out + (past + future) * taps[:, j]
         return out
+
+
+@dataclass(frozen=True)
+class _Projected:
+    """What a block's input is projected to; (B, T, S, C) unless noted.  The last two are of recurrent blocks."""
+
+    main: tuple[Tensor, Tensor, Tensor]  # queries, keys, values
+    camera: tuple[Tensor, Tensor, Tensor]
+    gate: Tensor
+    beta: Tensor | None  # (B, T, S, H) in (0, 1)
+    decay: Tensor | None  # (B, T, H), before softplus, fp32
 
 
 class DualBranchAttention(nn.Module):
@@ -55,7 +70,12 @@ class DualBranchAttention(nn.Module):
 
     def __init__(self, config: SanaConfig, recurs: bool) -> None:
         super().__init__()
-        width, self.heads, self.recurs = config.hidden_size, config.heads, recurs
+        self.width, self.heads, self.recurs = config.hidden_size, config.heads, recurs
+        width = self.width
+        self.wide_weight: Tensor | None
+        self.wide_bias: Tensor | None
+        self.register_buffer("wide_weight", None, persistent=False)
+        self.register_buffer("wide_bias", None, persistent=False)
         self.sink_token, self.window = config.sink_token, config.window
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_proj_cam, self.k_proj_cam, self.v_proj_cam = (nn.Linear(width, width) for _ in range(3))
@@ -73,53 +93,84 @@ class DualBranchAttention(nn.Module):
             for conv in (self.conv_k, self.conv_k_cam):  # the frame itself
                 nn.init.ones_(conv.weight[:, :, -1])
 
+    def fuse(self) -> None:
+        """Lay the weights of all products of the input into one, of which the parameters become views."""
+        parts: list[nn.Linear] = [self.qkv, self.q_proj_cam, self.k_proj_cam, self.v_proj_cam, self.output_gate]
+        parts += [self.beta_proj, self.gate_proj] if self.recurs else []
+        rows = sum(part.out_features for part in parts)
+        first = parts[0].weight.detach()
+        weight = first.new_zeros(-(-rows // ALIGNED) * ALIGNED, self.width)
+        bias, begin = first.new_zeros(len(weight)), 0
+        for part in parts:
+            end = begin + part.out_features
+            weight[begin:end] = part.weight.detach()
+            part.weight = nn.Parameter(weight[begin:end], requires_grad=False)
+            if part.bias is not None:
+                bias[begin:end] = part.bias.detach()
+                part.bias = nn.Parameter(bias[begin:end], requires_grad=False)
+            begin = end
+        self.wide_weight, self.wide_bias = weight, bias
+
     def forward(
         self, x: Tensor, where: Positions, chunks: tuple[int, ...], stream: StreamState | None, index: int, save: bool
     ) -> tuple[Tensor, RecurrentState | WindowState | None]:
         """(B, T, S, C) to the same, and where `save` the state of this block, the `index`-th, after the last frame."""
         carried = None if stream is None else stream.blocks[index].attention
-        main = tuple(self.qkv(x).chunk(3, -1))
-        camera = (self.q_proj_cam(x), self.k_proj_cam(x), self.v_proj_cam(x))
+        seen_by = self._projected(x)
         state: RecurrentState | WindowState | None
         if self.recurs:
             assert carried is None or isinstance(carried, RecurrentState)
-            out, seen, state = self._recur(x, main, camera, where, chunks, carried, save)
+            out, seen, state = self._recur(seen_by, where, chunks, carried, save)
         else:
             assert carried is None or isinstance(carried, WindowState)
-            out, seen, state = self._attend(main, camera, where, chunks, carried, stream, save)
-        seen = transform(seen.to(x.dtype), where.ray_from_world, where.camera, back=True)
-        out = out.to(x.dtype).flatten(3) + self.out_proj_cam(seen.flatten(3))
-        return self.proj((out * F.silu(self.output_gate(x).float())).to(x.dtype)), state
+            out, seen, state = self._attend(seen_by, where, chunks, carried, stream, save)
+        ray = (where.ray_from_world, where.camera)
+        seen, _ = heads_through_rays(seen.flatten(3), None, *ray, self.heads, capped=False, back=True, dtype=x.dtype)
+        return self.proj(gated_sum(out.flatten(3), self.out_proj_cam(seen.flatten(3)), seen_by.gate)), state
+
+    def _projected(self, x: Tensor) -> _Projected:
+        if self.wide_weight is None:
+            beta = self.beta_proj(x).sigmoid() if self.recurs else None  # (B, T, S, H)
+            decay = self.gate_proj(x.mean(2)).float() if self.recurs else None  # (B, T, H)
+            q, k, v = self.qkv(x).chunk(3, -1)
+            camera = (self.q_proj_cam(x), self.k_proj_cam(x), self.v_proj_cam(x))
+            return _Projected((q, k, v), camera, self.output_gate(x), beta, decay)
+        wide = F.linear(x, self.wide_weight, self.wide_bias)
+        q, k, v, q_cam, k_cam, v_cam, gate = wide[..., : 7 * self.width].chunk(7, -1)
+        beta = wide[..., 7 * self.width :][..., : self.heads].sigmoid() if self.recurs else None
+        decay = wide[..., 7 * self.width + self.heads :][..., : self.heads] if self.recurs else None
+        decay = None if decay is None else decay.float().mean(2)  # of the product as of the input
+        return _Projected((q, k, v), (q_cam, k_cam, v_cam), gate, beta, decay)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1))  # (B, T, S, H, D)
 
     def _recur(
-        self, x: Tensor, main: tuple[Tensor, ...], camera: tuple[Tensor, ...], where: Positions,
-        chunks: tuple[int, ...], carried: RecurrentState | None, save: bool,
-    ) -> tuple[Tensor, Tensor, RecurrentState | None]:  # fmt: skip
+        self, seen_by: _Projected, where: Positions, chunks: tuple[int, ...], carried: RecurrentState | None, save: bool
+    ) -> tuple[Tensor, Tensor, RecurrentState | None]:
         """Gated delta rule, fp32 (B, T, S, H, D) of both branches.  The camera keys' convolution carries no state."""
-        beta = self.beta_proj(x).sigmoid()  # (B, T, S, H)
-        gate = self.gate_proj(x.mean(2)).float()
-        decay = (-self.A_log.float().exp() * F.softplus(gate + self.dt_bias.float())).exp()  # (B, T, H)
-        scale = (x.shape[2] * x.shape[3] // self.heads) ** -0.5  # D^-1/2 S^-1/2, or the recurrence diverges
+        assert seen_by.beta is not None and seen_by.decay is not None
+        beta = seen_by.beta
+        decay = (-self.A_log.float().exp() * F.softplus(seen_by.decay + self.dt_bias.float())).exp()  # (B, T, H)
+        q, raw, v = seen_by.main
+        scale = (raw.shape[2] * raw.shape[3] // self.heads) ** -0.5  # D^-1/2 S^-1/2, or the recurrence diverges
 
-        q, raw, v = main
         k = self.conv_k(raw, chunks, None if carried is None else carried.keys, across=True)
-        q, k = self._heads(self.q_norm(q).relu()), self._heads(self.k_norm(k).relu()) * scale
+        q, q0 = rotated_heads(q, _of(self.q_norm), where.main, self.heads, relu=True, plain=True)
+        k, k0 = rotated_heads(k, _of(self.k_norm), where.main, self.heads, relu=True, scale=scale, plain=True)
+        assert q0 is not None and k0 is not None
         out, after = frame_gdn(
-            rotate(q, where.main), rotate(k, where.main), self._heads(v), beta, decay,
-            mass=(q, k), state=None if carried is None else carried.main, chunks=chunks,
+            q, k, self._heads(v), beta, decay,
+            mass=(q0, k0), state=None if carried is None else carried.main, chunks=chunks,
         )  # fmt: skip
 
-        q, k, v = camera
+        q, k, v = seen_by.camera
         k = self.conv_k_cam(k, chunks, None, across=False)
-        q, k = self._heads(self.q_norm_cam(q).relu()), self._heads(self.k_norm_cam(k).relu()) * scale
-        length = k.norm(dim=-1).clamp_min(SMALLEST)
-        q, k, v = self._into_world(q, k, self._heads(v), where)
-        inflation = (k.norm(dim=-1).clamp_min(SMALLEST) / length).square().mean(2, keepdim=True)  # (B, T, 1, H)
+        q, k, v, grown = self._into_world(q, k, v, where, recurs=True, scale=scale)
+        assert grown is not None
+        inflation = grown.mean(2, keepdim=True)  # (B, T, 1, H)
         seen, after_seen = frame_gdn(
-            q, k, v, beta / inflation.clamp_min(1.0), decay,
+            q, k, v, beta / inflation.clamp_min(1.0).to(beta.dtype), decay,
             state=None if carried is None else carried.camera, chunks=chunks,
         )  # fmt: skip
         return out, seen, RecurrentState(after, after_seen, self._last_keys(raw, carried)) if save else None
@@ -129,27 +180,27 @@ class DualBranchAttention(nn.Module):
         before = torch.zeros_like(raw[:, :1]).expand(-1, reach, -1, -1) if carried is None else carried.keys
         return torch.cat([before, raw], 1)[:, raw.shape[1] :].clone()
 
-    @staticmethod
-    def _into_world(q: Tensor, k: Tensor, v: Tensor, where: Positions) -> tuple[Tensor, Tensor, Tensor]:
-        """UCPE: queries by P^T, keys and values by P^-1, none longer than it was."""
-        forward = where.ray_from_world.transpose(-1, -2)
-        q_, k_, v_ = (
-            capped(transform(x, matrix, where.camera), x)
-            for x, matrix in ((q, forward), (k, where.world_from_ray), (v, where.world_from_ray))
+    def _into_world(
+        self, q: Tensor, k: Tensor, v: Tensor, where: Positions, recurs: bool = False, scale: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """UCPE: queries by P^T, keys and values by P^-1, none longer than it was; by how much keys grew, squared."""
+        forward, back = where.ray_from_world.transpose(-1, -2), where.world_from_ray
+        q, _ = heads_through_rays(q, _of(self.q_norm_cam), forward, where.camera, self.heads, relu=recurs)
+        k, grown = heads_through_rays(
+            k, _of(self.k_norm_cam), back, where.camera, self.heads, relu=recurs, scale=scale, measured=recurs
         )
-        return q_, k_, v_
+        return q, k, heads_through_rays(v, None, back, where.camera, self.heads)[0], grown
 
     def _attend(
-        self, main: tuple[Tensor, ...], camera: tuple[Tensor, ...], where: Positions, chunks: tuple[int, ...],
+        self, seen_by: _Projected, where: Positions, chunks: tuple[int, ...],
         carried: WindowState | None, stream: StreamState | None, save: bool,
     ) -> tuple[Tensor, Tensor, WindowState | None]:  # fmt: skip
         """Softmax attention (B, T, S, H, D) of both branches over the remembered frames and the chunk's own."""
-        q, k, v = main
-        q, k = self._heads(self.q_norm(q)), self._heads(self.k_norm(k))
-        q, k, v = rotate(q, where.main), rotate(k, where.main), self._heads(v)
-        q_cam, k_cam, v_cam = camera
-        q_cam, k_cam = self._heads(self.q_norm_cam(q_cam)), self._heads(self.k_norm_cam(k_cam))
-        q_cam, k_cam, v_cam = self._into_world(q_cam, k_cam, self._heads(v_cam), where)
+        q, k, v = seen_by.main
+        q, _ = rotated_heads(q, _of(self.q_norm), where.main, self.heads)
+        k, _ = rotated_heads(k, _of(self.k_norm), where.main, self.heads)
+        v = self._heads(v)
+        q_cam, k_cam, v_cam, _ = self._into_world(*seen_by.camera, where)
         held: tuple[Tensor, ...] = (k, v, k_cam, v_cam)
         if carried is not None:
             before = (carried.keys, carried.values, carried.camera_keys, carried.camera_values)
@@ -166,6 +217,10 @@ class DualBranchAttention(nn.Module):
             return out, seen, None
         sink = (chunks[0] if self.sink_token else 0) if stream is None else stream.sink
         return out, seen, WindowState(*(remembered(x, sink, self.window) for x in held))
+
+
+def _of(norm: nn.RMSNorm) -> tuple[Tensor, float]:
+    return norm.weight, NORM_EPS
 
 
 def _softmax(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dim: int) -> Tensor:

@@ -13,18 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MOST_ELEMENTS = 1 << 30  # convolutions count in 32 bits: more images are passed in parts
+from efficientgen.kernels.token_rows import gated_depthwise
 
 
 class ConvLayer(nn.Module):
-    """A convolution under the name that the releases give it."""
+    """A convolution's weights under the name that the releases give them."""
 
     def __init__(self, channels: int, out: int, kernel: int, groups: int = 1, bias: bool = True) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, out, kernel, padding=kernel // 2, groups=groups, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
 
 
 class FeedForward(nn.Module):
@@ -46,9 +43,10 @@ class FeedForward(nn.Module):
         Args:
             before: that frame of the chunk before; None: zeros.
         """
-        images = x.flatten(0, 1).transpose(1, 2).unflatten(2, grid)  # (B T, C, H, W)
-        at_once = max(1, MOST_ELEMENTS // (self.inverted_conv.conv.out_channels * x.shape[2]))
-        y = torch.cat([self._space(part) for part in images.split(at_once)]).flatten(2).transpose(1, 2).view_as(x)
+        wide, depth = self.inverted_conv.conv, self.depth_conv.conv
+        assert depth.bias is not None
+        hidden = F.linear(x, wide.weight.flatten(1), wide.bias)
+        y = F.linear(gated_depthwise(hidden, depth.weight, depth.bias, grid), self.point_conv.conv.weight.flatten(1))
         nothing = torch.zeros_like(y[:, :1])
         earlier = torch.cat([nothing if before is None else before, y[:, :-1]], 1)
         later = torch.cat([y[:, 1:], nothing], 1)
@@ -57,9 +55,10 @@ class FeedForward(nn.Module):
             inner = torch.ones(x.shape[1], 1, 1, dtype=x.dtype, device=x.device)
             inner[last] = 0.0
             later = later * inner
-        taps = self.t_conv.weight[..., 0].permute(0, 2, 1).flatten(1)  # (C, 3 C)
+        taps = self.t_conv.weight[..., 0].permute(0, 2, 1).flatten(1)  # (C, 3 C), a view once fused
         return y + F.linear(torch.cat([earlier, y, later], -1), taps), y[:, -1:]
 
-    def _space(self, images: Tensor) -> Tensor:
-        value, gate = self.depth_conv(F.silu(self.inverted_conv(images))).chunk(2, 1)
-        return self.point_conv(value * F.silu(gate))
+    def fuse(self) -> None:
+        """Lay the temporal taps one frame after another, as the product over three frames reads them."""
+        taps = self.t_conv.weight.detach()[..., 0].permute(0, 2, 1).contiguous()  # (C, 3, C)
+        self.t_conv.weight = nn.Parameter(taps.permute(0, 2, 1)[..., None], requires_grad=False)

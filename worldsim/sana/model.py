@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from efficientgen.kernels.token_rows import add_and_norm
 from efficientgen.worldsim.sana.attention import NORM_EPS, DualBranchAttention
 from efficientgen.worldsim.sana.camera import Rays
 from efficientgen.worldsim.sana.config import SanaConfig
@@ -32,6 +34,23 @@ class Text:
 
     hidden: Tensor
     mask: Tensor
+
+
+@dataclass(frozen=True)
+class Read:
+    """Keys and values (B, H, L, D) of a prompt in every block's cross-attention, and which are no padding (B, L)."""
+
+    blocks: tuple[tuple[Tensor, Tensor], ...]
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the passes over one chunk share: positions, each block's embedding of the rays (B, T, S, C), the text."""
+
+    where: Positions
+    plucker: tuple[Tensor, ...]
+    text: Read
 
 
 class SanaTransformer(nn.Module):
@@ -61,42 +80,67 @@ class SanaTransformer(nn.Module):
             t: (B, T) noise levels, 0 clean to 1000 noise; truncated to integers, as the release was trained.
             chunks: lengths that add up to T; (): one chunk, every frame sees every other.
         """
-        return self._run(x, t, text, rays, chunks or (x.shape[2],), None, save=False)[0]
+        prepared = self.prepare(self.read(text), rays, 0, (x.shape[3], x.shape[4]))
+        return self.advance(x, t, prepared, None, save=False, chunks=chunks)[0]
 
     def forward_chunk(
-        self, x: Tensor, t: Tensor, text: Text, rays: Rays, state: StreamState | None, save: bool
+        self, x: Tensor, t: Tensor, text: Text | Read, rays: Rays | Prepared, state: StreamState | None, save: bool
     ) -> tuple[Tensor, StreamState | None]:
-        """The same for the chunk after `state` (None: the first), and the state after it where `save`, else `state`."""
-        out, after = self._run(x, t, text, rays, (x.shape[2],), state, save)
-        return out, after or state
+        """The same for the chunk after `state` (None: the first), and the state after it where `save`, else `state`.
 
-    def _run(
-        self,
-        x: Tensor,
-        t: Tensor,
-        text: Text,
-        rays: Rays,
-        chunks: tuple[int, ...],
-        state: StreamState | None,
-        save: bool,
-    ) -> tuple[Tensor, StreamState | None]:
+        Args:
+            rays: of the chunk, or what `prepare` made of them and the text, once for all passes.
+        """
+        if isinstance(rays, Rays):
+            read = self.read(text) if isinstance(text, Text) else text
+            rays = self.prepare(read, rays, 0 if state is None else state.frames, (x.shape[3], x.shape[4]))
+        return self.advance(x, t, rays, state, save)
+
+    def read(self, text: Text) -> Read:
+        """What every block's cross-attention sees of a prompt: the same for all passes of a drive."""
+        y = self.attention_y_norm(self.y_embedder(text.hidden.to(self.x_embedder.proj.weight.dtype)))
+        mask: Tensor | None = text.mask.bool()
+        assert mask is not None
+        if len(mask) == 1 and bool(mask.any()):  # padding that nobody attends to need not be there
+            y, mask = y[:, mask[0]], None
+        return Read(tuple(block.cross_attn.read(y) for block in self._each_block()), mask)
+
+    def prepare(self, text: Read, rays: Rays, first_frame: int | Tensor, grid: tuple[int, int]) -> Prepared:
+        """What every pass over a chunk that begins at `first_frame` shares."""
+        config = self.config
+        where = positions(rays, first_frame, grid, config.linear_head_dim, config.rope_theta)
+        plucker = self.plucker_embedder(rays.plucker.to(self.x_embedder.proj.weight.dtype))
+        return Prepared(where, tuple(block.plucker_proj(plucker) for block in self._each_block()), text)
+
+    def advance(
+        self, x: Tensor, t: Tensor, prepared: Prepared, state: StreamState | None, save: bool,
+        chunks: tuple[int, ...] = (),
+    ) -> tuple[Tensor, StreamState | None]:  # fmt: skip
+        """One pass: velocity, and the state after the chunk where `save`, else `state`.  Arguments as above."""
         config, dtype, grid = self.config, self.x_embedder.proj.weight.dtype, (x.shape[3], x.shape[4])
-        seen = 0 if state is None else state.frames
-        where = positions(rays, seen, grid, config.linear_head_dim, config.rope_theta)
+        chunks = chunks or (x.shape[2],)
         tokens = self.x_embedder(x.to(dtype).flatten(3).permute(0, 2, 3, 1))  # (B, T, S, C)
-        plucker = self.plucker_embedder(rays.plucker.to(dtype))
         level = self.t_embedder(_sinusoid(t.long().float()).to(dtype))  # (B, T, C)
         modulation = self.t_block(level).unflatten(-1, (6, -1))[:, :, :, None]  # (B, T, 6, 1, C)
-        y = self.attention_y_norm(self.y_embedder(text.hidden.to(dtype)))
         blocks = []
-        for index, block in enumerate(self.blocks):
-            tokens, after = block(tokens, plucker, y, text.mask, modulation, where, grid, chunks, state, index, save)
+        for index, block in enumerate(self._each_block()):
+            tokens, after = block(tokens, modulation, prepared, grid, chunks, state, index, save)
             blocks.append(after)
         out = self.final_layer(tokens, level).permute(0, 3, 1, 2).unflatten(3, grid)
         if not save:
-            return out, None
+            return out, state
         sink = (chunks[0] if config.sink_token else 0) if state is None else state.sink
-        return out, StreamState(tuple(blocks), seen + x.shape[2], sink)
+        return out, StreamState(tuple(blocks), x.shape[2] + (0 if state is None else state.frames), sink)
+
+    def fuse(self) -> SanaTransformer:
+        """Lay weights that read the same input side by side, for inference on the device where the model is now."""
+        for block in self._each_block():
+            block.attn.fuse()
+            block.mlp.fuse()
+        return self
+
+    def _each_block(self) -> tuple[Block, ...]:
+        return cast("tuple[Block, ...]", tuple(self.blocks))
 
 
 class Block(nn.Module):
@@ -110,18 +154,20 @@ class Block(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
 
     def forward(
-        self, x: Tensor, plucker: Tensor, y: Tensor, mask: Tensor, modulation: Tensor, where: Positions,
-        grid: tuple[int, int], chunks: tuple[int, ...], state: StreamState | None, index: int, save: bool,
+        self, x: Tensor, modulation: Tensor, prepared: Prepared, grid: tuple[int, int], chunks: tuple[int, ...],
+        state: StreamState | None, index: int, save: bool,
     ) -> tuple[Tensor, BlockState | None]:  # fmt: skip
         """Tokens (B, T, S, C) to tokens, and where `save` this block's state after them."""
         shift, scale, gate, shift_ffn, scale_ffn, gate_ffn = (self.scale_shift_table[:, None] + modulation).unbind(2)
-        out, attention = self.attn(_norm(x) * (1 + scale) + shift, where, chunks, state, index, save)
-        x = x + gate * out
-        x = x + self.plucker_proj(plucker)
-        x = x + self.cross_attn(x, y, mask)
+        x, seen = add_and_norm(x, modulation=(shift, scale))
+        out, attention = self.attn(seen, prepared.where, chunks, state, index, save)
+        x, _ = add_and_norm(x, out, gate, prepared.plucker[index])
+        read, mask = prepared.text.blocks[index], prepared.text.mask
+        x, seen = add_and_norm(x, self.cross_attn(x, read, mask), modulation=(shift_ffn, scale_ffn))
         tail = None if state is None else state.blocks[index].tail
-        out, tail = self.mlp(_norm(x) * (1 + scale_ffn) + shift_ffn, grid, chunks, tail)
-        return x + gate_ffn * out, None if attention is None else BlockState(attention, tail.clone())
+        out, tail = self.mlp(seen, grid, chunks, tail)
+        x, _ = add_and_norm(x, out, gate_ffn)
+        return x, None if attention is None else BlockState(attention, tail.clone())
 
 
 class CrossAttention(nn.Module):
@@ -133,14 +179,19 @@ class CrossAttention(nn.Module):
         self.q_linear, self.kv_linear, self.proj = (nn.Linear(width, n * width) for n in (1, 2, 1))
         self.q_norm, self.k_norm = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
 
-    def forward(self, x: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-        k, v = self.kv_linear(y).chunk(2, -1)  # (B, L, C)
-        q_, k_, v_ = (
-            z.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for z in (self.q_norm(self.q_linear(x)).flatten(1, 2), self.k_norm(k), v)
-        )
-        out = F.scaled_dot_product_attention(q_, k_, v_, attn_mask=mask.bool()[:, None, None])
+    def read(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, L, D) of a text's embedding (B, L, C)."""
+        k, v = self.kv_linear(y).chunk(2, -1)
+        return self._heads(self.k_norm(k)).contiguous(), self._heads(v).contiguous()
+
+    def forward(self, x: Tensor, read: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+        q = self._heads(self.q_norm(self.q_linear(x)).flatten(1, 2))
+        mask = None if mask is None else mask[:, None, None]
+        out = F.scaled_dot_product_attention(q, *read, attn_mask=mask)
         return self.proj(out.transpose(1, 2).flatten(2).view_as(x))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, D)
 
 
 class FinalLayer(nn.Module):
@@ -151,7 +202,9 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         shift, scale = (self.scale_shift_table[:, None] + level[:, :, None, None]).unbind(2)
-        return self.linear(_norm(x) * (1 + scale) + shift)
+        _, out = add_and_norm(x, modulation=(shift, scale))
+        assert out is not None
+        return self.linear(out)
 
 
 class Patches(nn.Module):
@@ -181,10 +234,6 @@ class CaptionEmbedder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.y_proj["fc2"](F.gelu(self.y_proj["fc1"](x), approximate="tanh"))
-
-
-def _norm(x: Tensor) -> Tensor:
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 def _sinusoid(t: Tensor) -> Tensor:

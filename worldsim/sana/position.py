@@ -29,13 +29,13 @@ class Positions:
     world_from_ray: Tensor
 
 
-def positions(rays: Rays, first_frame: int, grid: tuple[int, int], head_dim: int, theta: float) -> Positions:
+def positions(rays: Rays, first_frame: int | Tensor, grid: tuple[int, int], head_dim: int, theta: float) -> Positions:
     """Of the frames from `first_frame` (absolute) on; `grid` is (rows, columns) of tokens."""
     transform = rays.ray_from_world
     frames, device = transform.shape[1], transform.device
     full, half = _shares(head_dim), _shares(head_dim // 2)
-    spans = ((first_frame, first_frame + frames), (0, grid[0]), (0, grid[1]))
-    places = [torch.arange(*span, device=device) for span in spans]
+    places = [torch.arange(span, device=device) for span in (frames, *grid)]
+    places[0] = places[0] + first_frame
     angles = []
     for axis, place in enumerate(places):
         width = 2 * full[axis]
@@ -55,25 +55,3 @@ def positions(rays: Rays, first_frame: int, grid: tuple[int, int], head_dim: int
 def _shares(dim: int) -> tuple[int, int, int]:
     """Complex pairs of a head of `dim` channels for time, rows, columns."""
     return dim // 2 - 2 * (dim // 6), dim // 6, dim // 6
-
-
-def rotate(x: Tensor, rotation: Tensor, back: bool = False) -> Tensor:
-    """(B, T, S, H, D) with each pair of channels turned by its angle, in fp32."""
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)).contiguous())
-    return torch.view_as_real(pairs * (rotation.conj() if back else rotation)).flatten(-2).type_as(x)
-
-
-def transform(x: Tensor, matrix: Tensor, rotation: Tensor, back: bool = False) -> Tensor:
-    """(B, T, S, H, D): first half through `matrix` (B, T, S, 4, 4), second half turned; in fp32, as metres need it."""
-    half = x.shape[-1] // 2
-    moved = torch.einsum("btsij,btshkj->btshki", matrix, x[..., :half].float().unflatten(-1, (-1, 4))).flatten(-2)
-    return torch.cat([moved.type_as(x), rotate(x[..., half:], rotation, back)], -1)
-
-
-def capped(x: Tensor, reference: Tensor) -> Tensor:
-    """`x` scaled down per token and head where its RMS exceeds the reference's: translations are far longer than 1."""
-
-    def rms(y: Tensor) -> Tensor:
-        return y.square().mean(-1, keepdim=True).add(1e-6).sqrt()
-
-    return x * (rms(reference) / rms(x)).clamp(max=1.0)

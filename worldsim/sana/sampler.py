@@ -7,13 +7,15 @@ gives the same stream however it is cut into chunks.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from efficientgen.worldsim.reference.noise import keyed
 from efficientgen.worldsim.sana.camera import Rays
-from efficientgen.worldsim.sana.model import SanaTransformer, Text
+from efficientgen.worldsim.sana.model import Prepared, Read, SanaTransformer, Text
 from efficientgen.worldsim.sana.state import StreamState
 
 LEVELS = (1000, 960, 889, 727)  # of the student: a uniform grid of four steps under flow shift 8
@@ -23,11 +25,19 @@ class DivergedError(RuntimeError):
     """The model's latents are NaN or infinite."""
 
 
+class Passes(Protocol):
+    """`SanaTransformer`, or what stands between it and a sampler."""
+
+    def forward_chunk(
+        self, x: Tensor, t: Tensor, text: Text | Read, rays: Rays | Prepared, state: StreamState | None, save: bool
+    ) -> tuple[Tensor, StreamState | None]: ...
+
+
 def sample_chunk(
-    model: SanaTransformer,
+    model: Passes,
     noise: Tensor,
-    text: Text,
-    rays: Rays,
+    text: Text | Read,
+    rays: Rays | Prepared,
     state: StreamState | None,
     clean: Tensor | None = None,
     levels: tuple[int, ...] = LEVELS,
@@ -36,6 +46,7 @@ def sample_chunk(
 
     Args:
         noise: (B, C, T, H, W) standard normal.
+        text: what the model is told, best as it reads it (`SanaTransformer.read`), once for many chunks.
         clean: (B, C, n, H, W) first frames that are given, as the opening picture's latent; they stay what they are.
         levels: noise levels, falling, of 1000.
 
@@ -43,6 +54,9 @@ def sample_chunk(
         DivergedError: the result is not finite; `state` is untouched.
     """
     given = 0 if clean is None else clean.shape[2]
+    if isinstance(model, SanaTransformer) and isinstance(rays, Rays):
+        read = model.read(text) if isinstance(text, Text) else text
+        rays = model.prepare(read, rays, 0 if state is None else state.frames, (noise.shape[3], noise.shape[4]))
     x = noise if clean is None else torch.cat([clean.to(noise), noise[:, :, given:]], 2)
     for level, following in zip(levels, (*levels[1:], 0), strict=True):
         t = torch.full((x.shape[0], x.shape[2]), float(level), device=x.device)
@@ -50,13 +64,20 @@ def sample_chunk(
         velocity, _ = model.forward_chunk(x, t, text, rays, state, save=False)
         x = x + (following - level) / 1000.0 * velocity.to(x) * (t > 0)[:, None, :, None, None]
     _, after = model.forward_chunk(x, torch.zeros_like(t), text, rays, state, save=True)
-    if not bool(torch.isfinite(x).all()):
-        raise DivergedError("the world model's latents are NaN or infinite; reset the world, and check its weights")
+    require_finite(x)
     assert after is not None
     return x, after
 
 
-def frame_noise(seed: int, first: int, frames: int, shape: tuple[int, int, int]) -> Tensor:
+def require_finite(latents: Tensor) -> None:
+    """Raises:
+    DivergedError: they are not.
+    """
+    if not bool(torch.isfinite(latents).all()):
+        raise DivergedError("the world model's latents are NaN or infinite; reset the world, and check its weights")
+
+
+def frame_noise(seed: int, first: int, frames: int, shape: tuple[int, int, int], stage: str = "sana") -> Tensor:
     """Noise (1, C, frames, H, W) fp32 of latent frames `first`, ..., each keyed by (seed, frame); `shape`: C, H, W."""
-    drawn = [keyed("sana", seed, frame).standard_normal(shape, np.float32) for frame in range(first, first + frames)]
+    drawn = [keyed(stage, seed, frame).standard_normal(shape, np.float32) for frame in range(first, first + frames)]
     return torch.from_numpy(np.stack(drawn, 1)[None])

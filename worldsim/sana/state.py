@@ -7,7 +7,8 @@ positions, of the first chunk (the sink) and of the last frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class StreamState:
     @property
     def bytes(self) -> int:
         """Memory of all tensors."""
-        return _bytes(self)
+        return sum(x.numel() * x.element_size() for x in leaves(self))
 
 
 def remembered(x: Tensor, sink: int, window: int) -> Tensor:
@@ -78,9 +79,22 @@ def visible(chunks: tuple[int, ...], sink_token: bool, window: int, device: torc
     return out.to(device)
 
 
-def _bytes(thing: Any) -> int:
+def leaves(thing: Any) -> Iterator[Tensor]:
+    """Every tensor in nested dataclasses and tuples, in order."""
     if isinstance(thing, Tensor):
-        return thing.numel() * thing.element_size()
-    if is_dataclass(thing):
-        return sum(_bytes(getattr(thing, field.name)) for field in fields(thing))
-    return sum(_bytes(part) for part in thing) if isinstance(thing, tuple) else 0
+        yield thing
+    elif is_dataclass(thing):
+        for field in fields(thing):
+            yield from leaves(getattr(thing, field.name))
+    elif isinstance(thing, tuple):
+        for part in thing:
+            yield from leaves(part)
+
+
+def copied(thing: Any) -> Any:
+    """The same with tensors of its own."""
+    if isinstance(thing, Tensor):
+        return thing.clone()
+    if is_dataclass(thing) and not isinstance(thing, type):
+        return replace(thing, **{field.name: copied(getattr(thing, field.name)) for field in fields(thing)})
+    return tuple(copied(part) for part in thing) if isinstance(thing, tuple) else thing

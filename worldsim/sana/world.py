@@ -23,7 +23,7 @@ from torch import Tensor
 
 from efficientgen.kernels.shards import CheckpointError
 from efficientgen.perception.rig import Camera
-from efficientgen.perception.types import U8, CameraFrame, OracleFrame, SensorFrames
+from efficientgen.perception.types import NS, TICK_NS, U8, CameraFrame, OracleFrame, SensorFrames
 from efficientgen.worldsim.reference.weather import WEATHERS, weather_named
 from efficientgen.worldsim.sana.camera import rigid_inverse, token_rays
 from efficientgen.worldsim.sana.checkpoint import find_release, load_transformer, require
@@ -31,8 +31,9 @@ from efficientgen.worldsim.sana.config import SanaConfig, read_config, read_leve
 from efficientgen.worldsim.sana.model import SanaTransformer, Text
 from efficientgen.worldsim.sana.pictures import Decoder, encode, load_autoencoder, strides
 from efficientgen.worldsim.sana.poses import between, camera_to_map, require_motion
-from efficientgen.worldsim.sana.sampler import LEVELS, frame_noise, sample_chunk
-from efficientgen.worldsim.sana.state import StreamState
+from efficientgen.worldsim.sana.refiner import Refiner, load_refiner
+from efficientgen.worldsim.sana.sampler import LEVELS, frame_noise
+from efficientgen.worldsim.sana.stream import Stream, cuda_graphs
 from efficientgen.worldsim.sana.text import encode_prompts, prompt_for
 
 VIEW_DEG = 70.0  # across, as the front camera of `NANO_RIG`
@@ -71,11 +72,12 @@ class _Session:
     """One drive so far."""
 
     seed: int
+    weather: str
     text: Text
     last: OracleFrame | None = None
     from_map: Tensor | None = None  # (4, 4) map to the first camera pose
     opening: Tensor | None = None  # the first picture's latent, until a chunk has begun with it
-    state: StreamState | None = None
+    frames: int = 0  # latent frames so far
 
 
 @dataclass
@@ -84,7 +86,9 @@ class _Costs:
 
     denoise_s: list[float] = field(default_factory=list)
     decode_s: list[float] = field(default_factory=list)
+    refine_s: list[float] = field(default_factory=list)  # where there is a refiner
     longest_step_m: float = 0.0
+    simulated_s: float = 0.0
 
 
 class SanaWorld:
@@ -94,6 +98,7 @@ class SanaWorld:
         texts: what the model is told in each weather.
         camera: the one that it imagines; its size in whole latents.
         translation_scale: of the poses, for models trained at other speeds.
+        refiner: refines the latents before they are decoded; its texts go by weather.
     """
 
     name = "sana-wm"
@@ -109,13 +114,15 @@ class SanaWorld:
         *,
         levels: tuple[int, ...] = LEVELS,
         translation_scale: float = 1.0,
+        refiner: Refiner | None = None,
     ) -> None:
         self.rig = (camera,)
         self._model, self._vae, self._texts, self._opening = model, autoencoder, texts, opening
         self._levels, self._scale = levels, translation_scale
         self._side, self._stride = strides(autoencoder)
         self._require_fit()
-        self._decoder = Decoder(autoencoder)
+        self._decoder, self._refiner = Decoder(autoencoder), refiner
+        self._stream = Stream(model, levels, cuda_graphs(model))
         self._session: _Session | None = None
         self._costs = _Costs()
 
@@ -129,6 +136,7 @@ class SanaWorld:
         opening: Opening | None = None,
         levels: tuple[int, ...] | None = None,
         translation_scale: float = 1.0,
+        refine: bool = False,
     ) -> SanaWorld:
         """The streaming release in `directory`: `sana_dit/`, `ltx2_causal_vae/`, Gemma's `text_encoder/`, `tokenizer/`.
 
@@ -137,6 +145,7 @@ class SanaWorld:
             camera: None: a front camera of the size that the model was trained on.
             opening: None: the reference world with this camera.
             levels: None: those that the weights were distilled for.
+            refine: also load the release's second stage (`refiner_diffusers/`, `gemma3_12b/`) and put it in the loop.
 
         Raises:
             MissingWorldError, WrongVariantError: nothing, or another variant, is there.
@@ -158,16 +167,20 @@ class SanaWorld:
         prompts = {weather: prompt_for(weather) for weather in WEATHERS}
         try:
             encoded = encode_prompts(directory, tuple(prompts.values()), kind, device)
+            refiner = load_refiner(directory, prompts, kind, device, PER_TICK * NS / TICK_NS) if refine else None
             return SanaWorld(
-                load_transformer(release, kind, device),
+                load_transformer(release, kind, device).fuse(),
                 load_autoencoder(autoencoder, kind, device),
                 {weather: encoded[prompt] for weather, prompt in prompts.items()},
                 opening,
                 camera,
                 levels=levels or read_levels(release.directory, LEVELS),
                 translation_scale=translation_scale,
+                refiner=refiner,
             )
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _exhausted(error):
+                raise
             raise _no_memory(error, camera) from error
 
     @property
@@ -188,7 +201,7 @@ class SanaWorld:
         self._opening.reset(town, weather, seed)
         self._decoder.reset()
         self._costs = _Costs()
-        self._session = _Session(seed, self._texts[weather])
+        self._session = _Session(seed, weather, self._texts[weather])
 
     def step(self, frames: tuple[OracleFrame, ...]) -> SensorFrames:
         """The camera's pictures at the ticks of one chunk.  After an error the world needs a `reset`.
@@ -205,22 +218,30 @@ class SanaWorld:
             raise NotResetError("call reset(town, weather, seed) before a drive and after an error")
         try:
             pictures = self._record(session, frames) if session.last is None else self._imagine(session, frames)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not _exhausted(error):
+                raise
+            self._stream.forget_graphs()
             raise _no_memory(error, self.rig[0]) from error
         session.last, self._session = frames[-1], session
         return self._sensed(frames, pictures)
 
     def diagnostics(self) -> dict[str, Any]:
         """Latency per imagined chunk, memory carried, and the camera's longest way between two model pictures."""
-        denoise, decode = self._costs.denoise_s, self._costs.decode_s
-        chunks = [a + b for a, b in zip(denoise, decode, strict=True)]
+        denoise, decode, refine = self._costs.denoise_s, self._costs.decode_s, self._costs.refine_s
+        chunks = [sum(parts) for parts in zip(denoise, decode, refine or [0.0] * len(decode), strict=True)]
         out: dict[str, Any] = {"chunks": len(chunks), "longest_step_m": round(self._costs.longest_step_m, 3)}
-        for name, seconds in (("chunk", chunks), ("denoise", denoise), ("decode", decode)):
+        for name, seconds in (("chunk", chunks), ("denoise", denoise), ("refine", refine), ("decode", decode)):
             if seconds:
                 p50, p99 = np.percentile(seconds, (50, 99))
                 out |= {f"{name}_p50_s": round(float(p50), 4), f"{name}_p99_s": round(float(p99), 4)}
-        state = self._session.state if self._session else None
-        out |= {"state_bytes": state.bytes if state else 0, "decoder_bytes": self._decoder.bytes}
+        if chunks:
+            out["wall_per_simulated_s"] = round(sum(chunks) / self._costs.simulated_s, 3)
+            out["real_time_factor"] = round(self._costs.simulated_s / sum(chunks), 3)
+        out |= {"state_bytes": self._stream.bytes, "decoder_bytes": self._decoder.bytes}
+        out["captured"] = self._stream.captured
+        if self._refiner is not None:
+            out["refiner_bytes"] = self._refiner.bytes
         if torch.cuda.is_available():
             out["peak_bytes"] = torch.cuda.max_memory_allocated()
         return out
@@ -240,6 +261,9 @@ class SanaWorld:
         ego = frames[-1].ego
         session.from_map = rigid_inverse(camera_to_map(np.array([[ego.x, ego.y, ego.yaw]]), self.rig[0])[0])
         session.opening = encode(self._vae, pictures[-1])
+        self._stream.begin(session.text)
+        if self._refiner is not None:
+            self._refiner.begin(session.weather)
         return pictures
 
     def _imagine(self, session: _Session, frames: tuple[OracleFrame, ...]) -> U8:
@@ -261,16 +285,22 @@ class SanaWorld:
         self._costs.longest_step_m = max(self._costs.longest_step_m, float(moved.max()) if len(moved) else 0.0)
         c2w[:, :3, 3] *= self._scale
         began = perf_counter()
-        z, session.state = self._denoise(session, c2w, latents + opens)
+        z = self._denoise(session, c2w, latents + opens)
         done = perf_counter()
+        if self._refiner is not None:
+            shape = (self._model.config.in_channels, *z.shape[3:])
+            z = self._refiner.refine(z, frame_noise(session.seed, session.frames, z.shape[2], shape, "refiner").to(z))
+            self._costs.refine_s.append(perf_counter() - done)
+        refined = perf_counter()
         pictures = self._decoder.decode(z)[int(opens) :]
         self._costs.denoise_s.append(done - began)
-        self._costs.decode_s.append(perf_counter() - done)
-        session.opening = None
+        self._costs.decode_s.append(perf_counter() - refined)
+        self._costs.simulated_s += len(frames) * TICK_NS / NS
+        session.opening, session.frames = None, session.frames + latents + opens
         return pictures[PER_TICK - 1 :: PER_TICK]
 
     @torch.inference_mode()
-    def _denoise(self, session: _Session, c2w: Tensor, latents: int) -> tuple[Tensor, StreamState]:
+    def _denoise(self, session: _Session, c2w: Tensor, latents: int) -> Tensor:
         camera, config = self.rig[0], self._model.config
         grid = (camera.height // self._side, camera.width // self._side)
         device = next(self._model.parameters()).device
@@ -278,11 +308,8 @@ class SanaWorld:
             c2w[None], torch.from_numpy(camera.intrinsics)[None], (camera.height, camera.width), grid, self._stride,
             opening=session.opening is not None,
         )  # fmt: skip
-        first = 0 if session.state is None else session.state.frames
-        noise = frame_noise(session.seed, first, latents, (config.in_channels, *grid)).to(device)
-        return sample_chunk(
-            self._model, noise, session.text, rays.to(device), session.state, session.opening, self._levels
-        )
+        noise = frame_noise(session.seed, session.frames, latents, (config.in_channels, *grid)).to(device)
+        return self._stream.sample(noise, rays.to(device), session.opening)
 
     def _require_fit(self) -> None:
         config, camera = self._model.config, self.rig[0]
@@ -305,6 +332,12 @@ class SanaWorld:
             for frame, picture in zip(frames, pictures, strict=True)
         )  # fmt: skip
         return SensorFrames(tuple(frame.stamp_ns for frame in frames), {camera.name: seen})
+
+
+def _exhausted(error: RuntimeError) -> bool:
+    """Libraries below torch say in their own ways that memory is short."""
+    words = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in words or "ALLOC_FAILED" in words
 
 
 def _no_memory(error: Exception, camera: Camera) -> WorldMemoryError:

@@ -1,0 +1,64 @@
+"""`efficientgen train world`: train the nano world on rendered clips, and examine it on held-out towns."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def world_command(
+    data: Annotated[Path, typer.Option(help="Clips made by `efficientgen data world`.")] = Path("data/clips"),
+    out: Annotated[Path, typer.Option(help="Directory to write; training goes on if it holds a state.")] = Path(
+        "data/nano-world"
+    ),
+    heldout: Annotated[Path | None, typer.Option(help="Clips of held-out towns, for the gates at the end.")] = None,
+    export: Annotated[Path | None, typer.Option(help="A second directory for the checkpoint alone.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Wall time for everything, loading and gates included.")] = 480,
+    batch: Annotated[int, typer.Option(min=1, help="Windows per step of the world model.")] = 32,
+    autoencoder_batch: Annotated[int, typer.Option(min=1, help="Time steps per step of the autoencoder.")] = 48,
+    most: Annotated[int, typer.Option(min=16, help="Use at most so many time steps.")] = 1 << 30,
+    max_steps: Annotated[int, typer.Option(min=1, help="Of either part, for a short look.")] = 1_000_000,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Annotated[str, typer.Option(help="cuda or cpu; default: whichever is there.")] = "",
+    compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the blocks.")] = False,
+) -> None:
+    """Train the nano world: autoencoder, then world model on recordings and its own dreams; gates into gates.json."""
+    os.environ.setdefault("EFFICIENTGEN_GDN", "reference")  # tuning the kernel would take a minute of the run
+    import torch
+
+    from efficientgen.worldsim.nano.clips import load_clips
+    from efficientgen.worldsim.nano.train import train_nano
+    from efficientgen.worldsim.nano.training import Clock, TrainConfig
+
+    clock = Clock()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    config = TrainConfig(
+        seconds=seconds, batch=batch, autoencoder_batch=autoencoder_batch, max_steps=max_steps, seed=seed,
+        compile=compile_model, gates_s=45.0 if heldout else 1.0,
+    )  # fmt: skip
+    clips = load_clips(data, device, most)
+    print(f"{len(clips.pictures)} time steps of {len(clips.starts)} drives after {clock.elapsed:.1f} s", flush=True)
+    autoencoder, model = train_nano(clips, out, config, clock, lambda line: print(line, flush=True), export)
+    if heldout is None:
+        return
+    from efficientgen.eval.world_gates import Deadline, examine
+
+    try:
+        deadline = Deadline(max(config.seconds, clock.elapsed + 45.0), clock)
+        gates = examine(autoencoder, model, load_clips(heldout, device), clips, deadline, samples=out / "samples.png")
+    except Exception:  # the checkpoint is written; what went wrong with its examination goes on record
+        gates = {"error": traceback.format_exc()}
+    for directory in (out, export):
+        if directory is not None:
+            (directory / "gates.json").write_text(json.dumps(gates, indent=1) + "\n")
+    if export is not None:
+        for name in ("training.jsonl", "samples.png"):
+            if (out / name).exists():
+                shutil.copy2(out / name, export / name)
+    print(json.dumps(gates, indent=1), flush=True)

@@ -1,0 +1,106 @@
+"""A nano world as a directory: `config.json`, `model.safetensors` with both parts in bf16, and a card."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from efficientgen.kernels.shards import CheckpointError, some
+from efficientgen.worldsim.nano.autoencoder import Autoencoder, AutoencoderConfig
+from efficientgen.worldsim.nano.model import NanoModel, WorldConfig
+from efficientgen.worldsim.sana.checkpoint import MissingWorldError, WrongVariantError
+from efficientgen.worldsim.sana.config import config_from_json, read_json
+
+ARCHITECTURE = "NanoWorld"
+WEIGHTS = "model.safetensors"
+EXACT = ("mean", "std")  # statistics stay fp32
+PARTS = ("autoencoder", "world")
+
+
+def save_nano(directory: Path, autoencoder: Autoencoder, model: NanoModel) -> None:
+    """Write both parts, the weights first, each under a temporary name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for part, module in zip(PARTS, (autoencoder, model), strict=True):
+        for name, value in module.state_dict().items():
+            kind = torch.float32 if name in EXACT else torch.bfloat16
+            tensors[f"{part}.{name}"] = value.detach().to("cpu", kind).contiguous()
+    save_file(tensors, directory / f".{WEIGHTS}.new")
+    (directory / f".{WEIGHTS}.new").chmod(0o644)
+    os.replace(directory / f".{WEIGHTS}.new", directory / WEIGHTS)
+    world = asdict(model.config)
+    config = {"architectures": [ARCHITECTURE], "autoencoder": asdict(autoencoder.config), "world": world}
+    (directory / ".config.json.new").write_text(json.dumps(config, indent=1) + "\n")
+    os.replace(directory / ".config.json.new", directory / "config.json")
+
+
+def load_nano(directory: Path, device: str | torch.device = "cpu") -> tuple[Autoencoder, NanoModel]:
+    """Both parts in fp32, frozen.
+
+    Raises:
+        MissingWorldError: no such directory.
+        WrongVariantError: it holds another model.
+        CheckpointError: config or weights are missing, damaged, of other sizes, or not finite.
+    """
+    if not directory.is_dir():
+        raise MissingWorldError(
+            f"{directory} is no directory; give one that `efficientgen train world` has written, or leave --world-dir "
+            "out for the shipped nano world"
+        )
+    config = read_json(directory / "config.json")
+    if config.get("architectures") != [ARCHITECTURE]:
+        there = sorted(p.name for p in directory.iterdir())
+        raise WrongVariantError(
+            f"{directory} holds no nano world (config.json says {config.get('architectures')!r}; files: "
+            f"{some(there) or 'none'}); --world sana-wm takes the released model"
+        )
+    autoencoder, model = _shaped(config, directory / "config.json")
+    try:
+        stored = load_file(directory / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{directory / WEIGHTS} cannot be read: {error}; write or fetch it again") from error
+    expected = {f"{part}.{k}": v for part, m in zip(PARTS, (autoencoder, model), strict=True)
+                for k, v in m.state_dict().items()}  # fmt: skip
+    _check(directory / WEIGHTS, expected, stored)
+    for part, module in zip(PARTS, (autoencoder, model), strict=True):
+        state = {k.partition(".")[2]: v.float() for k, v in stored.items() if k.partition(".")[0] == part}
+        module.load_state_dict(state)
+        module.to(device).eval().requires_grad_(False)
+    return autoencoder, model
+
+
+def _shaped(config: dict[str, Any], path: Path) -> tuple[Autoencoder, NanoModel]:
+    """Empty models of the sizes in a config."""
+    try:
+        world = dict(config["world"])
+        transformer = config_from_json(dict(world.pop("transformer")), path)
+        known = {f.name for f in fields(WorldConfig)}
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in world.items() if k in known}
+        autoencoder = Autoencoder(AutoencoderConfig(**config["autoencoder"]))
+        return autoencoder, NanoModel(WorldConfig(transformer=transformer, **values))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} does not describe a nano world ({error}); write or fetch it again") from error
+
+
+def _check(path: Path, expected: dict[str, Tensor], stored: dict[str, Tensor]) -> None:
+    missing, surplus = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+    if missing or surplus:
+        lacks, more = some(missing) or "nothing", some(surplus) or "nothing"
+        raise CheckpointError(
+            f"{path} lacks {lacks} and has {more} too many; config and weights are of different models"
+        )
+    for name, value in stored.items():
+        if value.shape != expected[name].shape:
+            raise CheckpointError(f"{path}: {name} is {tuple(value.shape)}, {tuple(expected[name].shape)} was expected")
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{path}: {name} holds NaN or infinite weights; a damaged file: fetch it again")
