@@ -26,17 +26,25 @@ COPIES = 12
 
 @dataclass(frozen=True)
 class Took:
-    """Seconds of one piece of work: on the wall (on a GPU: between its events), and of CPU in this process."""
+    """Seconds of one piece of work: on the wall (on a GPU: between its events, or by the host), and of this process."""
 
     wall_s: float
     cpu_s: float
 
 
-def timed(device: torch.device, work: Callable[[], T]) -> tuple[T, Took]:
-    """What `work` returns and how long it took, until the device is done with it."""
-    if device.type != "cuda":
+def timed(device: torch.device, work: Callable[[], T], by_host: bool = False) -> tuple[T, Took]:
+    """What `work` returns and how long it took, until the device is done with it.
+
+    Args:
+        by_host: on a GPU, take the host's clock around work and waiting: a whole plan, as its caller sees it.
+    """
+    if device.type != "cuda" or by_host:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         wall, cpu = time.perf_counter(), time.process_time()
         out = work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return out, Took(time.perf_counter() - wall, time.process_time() - cpu)
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize(device)

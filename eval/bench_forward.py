@@ -16,7 +16,7 @@ from torch import Tensor
 
 from efficientgen.eval.bench_clock import Took, clock_of, spread, timed
 from efficientgen.perception.types import Observation
-from efficientgen.planning.cache import KVCache
+from efficientgen.planning.cache import KVCache, TextCache
 from efficientgen.planning.ddrive import DDrive
 from efficientgen.planning.model import VisionLanguageModel, position_ids
 
@@ -43,18 +43,22 @@ def forward_bytes(model: VisionLanguageModel, context: int) -> int:
 def bench_forwards(
     planner: DDrive, contexts: Sequence[int], rows: Sequence[int], repeats: int, copy_gb_s: float
 ) -> Iterator[dict[str, Any]]:
-    """Causal forwards to logits of every row, over random K and V; new random rows each time."""
+    """Causal forwards to logits of every row, over random K and V; new random tokens each time."""
     model, device, text = planner.model, planner.device, planner.model.config.text
     for context in contexts:
-        cache = KVCache(text, context + max(rows), planner.dtype, device)
+        cache: TextCache
+        if planner.engine is None:
+            cache = KVCache(text, context + max(rows), planner.dtype, device)
+        else:
+            cache = planner.engine.text.cache()
         cache.store.normal_()
         for count in rows:
-            positions = (context + torch.arange(count, device=device)).expand(3, -1)
+            places = context + torch.arange(count, device=device)
             took: list[Took] = []
             for _ in range(WARM_UP + repeats):
-                embeds = torch.randn(1, count, text.hidden_size, device=device, dtype=planner.dtype)
+                ids = torch.randint(0, text.vocab_size, (count,), device=device)
                 cache.length = context
-                took.append(timed(device, partial(_forward, model, embeds, positions, cache))[1])
+                took.append(timed(device, partial(_forward, model, ids, places, cache))[1])
             row = spread(took[WARM_UP:])
             size = forward_bytes(model, context)
             ms = row[f"{clock_of(device)}_ms"]["p50"]
@@ -89,19 +93,35 @@ def bench_stages(planner: DDrive, observations: Sequence[Observation]) -> Stages
     prompt = 0
     for observation in (observations[-1], *observations):
         (patches, grids, ids), inputs = timed(device, partial(planner.inputs, observation))
-        seen, vision = timed(device, partial(model.see, patches, grids))
+        seen, vision = timed(device, partial((planner.engine or model).see, patches, grids))
         positions = position_ids(ids, grids, model.config).to(device)
-        cache = KVCache(model.config.text, len(ids), planner.dtype, device)
-        embeds = model.embed(torch.tensor([ids], device=device), seen)
-        _, prefill = timed(device, partial(_prefill, model, embeds, positions, cache))
+        if planner.engine is None:
+            cache = KVCache(model.config.text, len(ids), planner.dtype, device)
+            embeds = model.embed(torch.tensor([ids], device=device), seen)
+            _, prefill = timed(device, partial(_prefill, model, embeds, positions, cache))
+        else:
+            _, prefill = timed(device, partial(planner.engine.prefill, ids, seen, positions))
         for name, each in zip(took, (inputs, vision, prefill), strict=True):
             took[name].append(each)
         prompt = len(ids)
     return Stages(prompt, {name: each[1:] for name, each in took.items()})
 
 
-def _forward(model: VisionLanguageModel, embeds: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-    return model.logits(model(embeds, positions, cache.append("causal", embeds.shape[1])))
+@torch.inference_mode()
+def long_prefill(planner: DDrive, prompt: int, repeats: int) -> dict[str, Any]:
+    """Reading a whole prompt of `prompt` tokens through the engine, nothing kept from the one before; new each time."""
+    assert planner.engine is not None
+    text, model, device = planner.engine.text, planner.model, planner.device
+    places, took = torch.arange(prompt, device=device).expand(3, -1), []
+    for _ in range(WARM_UP + repeats):
+        ids = torch.randint(0, model.config.text.vocab_size, (prompt,), device=device)
+        text.cache()  # forgets the prompt before
+        took.append(timed(device, partial(text.prefill, ids.tolist(), model.embed(ids), places))[1])
+    return {"prompt_tokens": prompt} | spread(took[WARM_UP:])
+
+
+def _forward(model: VisionLanguageModel, ids: Tensor, places: Tensor, cache: TextCache) -> Tensor:
+    return model.logits(cache.read(model, ids, places, "causal"))
 
 
 def _prefill(model: VisionLanguageModel, embeds: Tensor, positions: Tensor, cache: KVCache) -> Tensor:

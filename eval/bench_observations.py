@@ -82,6 +82,19 @@ def held_out_observations(count: int, seed: int = 0) -> list[Observation]:
     return taken[:count]
 
 
+def enlarged(observation: Observation, height: int, width: int) -> Observation:
+    """The same scene in pictures of another size, pixels repeated or left out: what a camera of that size costs."""
+
+    def resized(frame: CameraFrame) -> CameraFrame:
+        h, w, _ = frame.image.shape
+        image = frame.image[np.arange(height) * h // height][:, np.arange(width) * w // width]
+        scale = np.array([[width / w], [height / h], [1.0]])
+        return replace(frame, image=image, intrinsics=frame.intrinsics * scale)
+
+    cameras = {name: tuple(map(resized, frames)) for name, frames in observation.cameras.items()}
+    return replace(observation, cameras=cameras)
+
+
 def save_observations(observations: Sequence[Observation], path: Path) -> None:
     """Write them, pictures and all, whole or not at all."""
     arrays: dict[str, Any] = {}

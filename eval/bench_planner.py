@@ -7,6 +7,8 @@ ratios of CPU time, because other processes' work would otherwise be counted; wa
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -90,7 +92,7 @@ def bench_planner(
     compete(contestants, observations, planner, on_step)
     on_step("acceptance")
     drafting = [name for name in names if name in DRAFTING]
-    told = [_told(c, contestants, clock_of(device)) for c in contestants]
+    rows_told = [told(c, contestants, clock_of(device)) for c in contestants]
     return {
         "planner": planner.name,
         "dtype": str(planner.dtype).removeprefix("torch."),
@@ -104,10 +106,10 @@ def bench_planner(
         "copy": copy,
         "stages": stages.told(),
         "forwards": forwards,
-        "decoders": told,
+        "decoders": rows_told,
         "stock_skipped": reason,
         "acceptance": {name: acceptance(planner, name, observations[:-1]) for name in drafting},
-        "targets": _targets(told, planner),
+        "targets": _targets(rows_told, planner),
     }
 
 
@@ -116,16 +118,23 @@ def compete(
     observations: Sequence[Observation],
     planner: DDrive,
     on_step: Callable[[str], None] = lambda _: None,
+    deadline: float = math.inf,
+    by_host: bool = False,
 ) -> None:
-    """Let everyone warm up on the last observation, then plan on the others in turns."""
+    """Let everyone warm up on the last observation, then plan on the others in turns, until all have or it is late.
+
+    Args:
+        deadline: of `time.perf_counter`; nobody begins a turn behind it.
+        by_host: see `timed`.
+    """
     for contestant in contestants:
         contestant.plan(observations[-1])
     for i, observation in enumerate(observations[:-1]):
         on_step(f"plan {i + 1} of {len(observations) - 1}")
         turn = i % len(contestants)
         for contestant in (*contestants[turn:], *contestants[:turn]):
-            if i < contestant.plans:
-                (text, stats), took = timed(planner.device, partial(contestant.plan, observation))
+            if i < contestant.plans and time.perf_counter() < deadline:
+                (text, stats), took = timed(planner.device, partial(contestant.plan, observation), by_host)
                 contestant.took[i], contestant.texts[i] = took, text
                 contestant.stats += [stats] if stats is not None else []
 
@@ -200,8 +209,7 @@ def _stock(planner: DDrive, plans: tuple[int, int]) -> tuple[list[Contestant], s
     from efficientgen.eval.bench_stock import stock_answer
     from efficientgen.eval.stock import Stock
 
-    stock = Stock(planner.model, planner.dtype)
-    stock.model.to(planner.device)
+    stock = Stock(planner.model, planner.dtype, str(planner.device))
     form = TemplateOnDevice(planner.template, planner.device)
 
     def contestant(name: str, cached: bool, count: int) -> Contestant:
@@ -216,14 +224,16 @@ def _stock(planner: DDrive, plans: tuple[int, int]) -> tuple[list[Contestant], s
     return [contestant(*each) for each in both if each[2]], ""
 
 
-def _told(mine: Contestant, everyone: Sequence[Contestant], clock: str) -> dict[str, Any]:
+def told(mine: Contestant, everyone: Sequence[Contestant], clock: str) -> dict[str, Any]:
     by_name = {c.name: c for c in everyone}
     out: dict[str, Any] = {"name": mine.name} | spread(list(mine.took.values()))
     others = {c.name: c for c in everyone if c.name in (AR, JUMP) or c.name.startswith("stock")}
+    others = {name: c for name, c in others.items() if c.took.keys() & mine.took.keys()}
     out["times_faster_than"] = {name: faster(other, mine, clock) for name, other in others.items() if other is not mine}
     if mine.greedy:
         reference = by_name[AR].texts
-        out["same_as_ar"] = sum(reference[i] == text for i, text in mine.texts.items())
+        out["same_as_ar"] = sum(reference[i] == text for i, text in mine.texts.items() if i in reference)
+        out["plans_of_ar"] = sum(i in reference for i in mine.texts)
         out["lossless"] = mine.name not in NOT_AUTOREGRESSIVE
     if mine.stats:
         total = {k: sum(getattr(s, k) for s in mine.stats) for k in ("forwards", "drafted", "accepted", "value_tokens")}
@@ -264,7 +274,7 @@ def table(result: Mapping[str, Any]) -> Iterator[list[str]]:
     """The decoders as lines for a table: header first."""
     clock = result["clock_of_ratios"]
     yield ["decoder", "p50 ms", "p99 ms", "CPU p50 ms", "forwards", "values/forward", "kept, %", "x ar", "x ar-jump"]
-    for row in result["decoders"]:
+    for row in result["decoders"] or ():
         plan, over = row.get("per_plan", {}), row["times_faster_than"]
         yield [
             row["name"],

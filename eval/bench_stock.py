@@ -6,9 +6,12 @@ allow-lists are those of the planner, so that both write the same answer; `gener
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from efficientgen.eval.bench_clock import Took, timed
 from efficientgen.eval.stock import Stock
 from efficientgen.perception.vision import Grid
 from efficientgen.planning.decode import Form
@@ -41,3 +44,60 @@ def stock_answer(
             embeds, positions, past = token, place, out.past_key_values
         else:
             embeds, positions = torch.cat([embeds, token], 1), torch.cat([positions, place], -1)
+
+
+def generate_ms(stock: Stock, prompt: int, tokens: int) -> float:
+    """Milliseconds per new token of `generate` itself, greedy, behind a text prompt of `prompt` random tokens."""
+    device = next(stock.model.parameters()).device
+    ids = torch.randint(1000, 100000, (1, prompt), device=device)
+
+    def run(count: int) -> Took:
+        options = {"do_sample": False, "min_new_tokens": count, "max_new_tokens": count}
+        return timed(device, lambda: stock.model.generate(ids, attention_mask=torch.ones_like(ids), **options))[1]
+
+    few, many = run(4), run(4 + tokens)
+    return (many.wall_s - few.wall_s) * 1e3 / tokens
+
+
+class StockGraph:
+    """A forward of stock transformers over its own StaticCache, captured: `rows` tokens behind `context` of them."""
+
+    def __init__(self, stock: Stock, rows: int, context: int):
+        from transformers import StaticCache
+
+        text, parameter = stock.config.text, next(stock.model.parameters())
+        device, dtype = parameter.device, parameter.dtype
+        self.stock, self.rows, self.context = stock, rows, context
+        self.cache: Any = StaticCache(stock.text.config, max_cache_len=context + rows)
+        self.embeds = torch.randn(1, rows, text.hidden_size, device=device, dtype=dtype)
+        self.positions = (context + torch.arange(rows, device=device)).expand(3, 1, -1).contiguous()
+        seen = torch.ones(rows, context + rows, dtype=torch.bool, device=device).tril_(context)
+        self.mask = torch.zeros(seen.shape, device=device, dtype=dtype).masked_fill_(~seen, -torch.inf)[None, None]
+        self._forward()
+        layers: Any = self.cache.layers
+        for layer in layers:
+            layer.keys.normal_()
+            layer.values.normal_()
+        self._forward()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = self._forward()
+
+    def _forward(self) -> Tensor:
+        for layer in self.cache.layers:
+            if layer.is_initialized:
+                layer.cumulative_length.fill_(self.context)
+        hidden = self.stock.text(
+            inputs_embeds=self.embeds, position_ids=self.positions, attention_mask={"full_attention": self.mask},
+            past_key_values=self.cache, use_cache=True,
+        ).last_hidden_state  # fmt: skip
+        return self.stock.model.lm_head(hidden)[0]
+
+    def answer(self, tokens: int) -> Tensor:
+        """`tokens` greedy tokens one after the other, each read behind the same context: what an answer costs."""
+        out = []
+        for _ in range(tokens):
+            self.graph.replay()
+            out.append(self.logits[-1].argmax())
+            self.embeds.copy_(self.stock.text.embed_tokens(out[-1])[None, None])
+        return torch.stack(out)

@@ -13,7 +13,7 @@ import torch
 from efficientgen.eval.random_models import random_model
 from efficientgen.planning.config import ModelConfig, fast_ddrive
 from efficientgen.planning.ddrive import DDrive
-from efficientgen.planning.load import DEFAULT, load_planner, resolve_dtype
+from efficientgen.planning.load import DEFAULT, model_directory, resolve_dtype
 from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.qwen_tokenizer import REMEDY, from_ranks, installed_ranks
 from efficientgen.planning.tokenizer import TokenizerError
@@ -22,15 +22,19 @@ HEADROOM = 1.25  # weights, and room for activations, caches and the rest of the
 RANDOM = "random weights: times are those of a trained model, acceptance and all that follows from it mean nothing"
 
 
+WOD_PICTURE = (1079, 972)  # height and width, px, of a camera that the released processor gives 32 x 30 patches
+
+
 class TooLargeError(ValueError):
     """A model that does not fit into this machine's memory."""
 
 
 def nano_subject(checkpoint: str, device: str, dtype: str, threads: int) -> DDrive:
     """The shipped planner, or the one in directory `checkpoint`."""
-    planner = load_planner(DEFAULT, checkpoint, device=device, dtype=dtype, threads=threads)
-    assert isinstance(planner, DDrive)
-    return planner
+    torch.set_num_threads(threads)
+    number_format = resolve_dtype(device, dtype)
+    directory = model_directory(DEFAULT, checkpoint)
+    return DDrive.from_pretrained(directory, dtype=number_format, device=device, engine=False)
 
 
 def random_subject(device: str, dtype: str, threads: int, copies: int = 1, config: ModelConfig | None = None) -> DDrive:

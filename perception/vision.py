@@ -53,7 +53,7 @@ def rotate_half(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Where every patch goes: the window order and the run lengths of windows and of images."""
 
     order: Tensor  # (N / 4,) merge groups in window order
@@ -64,7 +64,8 @@ class _Layout:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # kept: the first caller may be a planner, the next a training step
-def _layout(grids: tuple[Grid, ...], window_groups: int) -> _Layout:
+def layout_of(grids: tuple[Grid, ...], window_groups: int) -> Layout:
+    """The order of the patches of images with `grids`, for windows of so many merge groups a side."""
     order, windows, images, positions, start = [], [], [], [], 0
     for t, h, w in grids:
         gh, gw = h // MERGE, w // MERGE
@@ -80,7 +81,7 @@ def _layout(grids: tuple[Grid, ...], window_groups: int) -> _Layout:
                     positions.append(cell[i : i + window_groups, j : j + window_groups].reshape(-1, 2))
             images.append(h * w)
         start += t * gh * gw
-    return _Layout(torch.cat(order), tuple(windows), tuple(images), torch.cat(positions))
+    return Layout(torch.cat(order), tuple(windows), tuple(images), torch.cat(positions))
 
 
 def _attend_runs(q: Tensor, k: Tensor, v: Tensor, runs: tuple[int, ...]) -> Tensor:
@@ -190,18 +191,18 @@ class VisionTower(nn.Module):
         x = self.merger(self._run(states, grids, range(blocks, len(self.blocks))))  # (B, N / 4, out), window order
         return x[:, torch.argsort(self._layout(grids).order.to(x.device))]
 
-    def _layout(self, grids: tuple[Grid, ...]) -> _Layout:
-        return _layout(grids, self.config.window_size // PATCH // MERGE)
+    def _layout(self, grids: tuple[Grid, ...]) -> Layout:
+        return layout_of(grids, self.config.window_size // PATCH // MERGE)
 
     def _run(self, x: Tensor, grids: tuple[Grid, ...], blocks: range) -> Tensor:
         layout = self._layout(grids)
-        cos, sin = self._rope(layout.positions.to(x.device), x.dtype)
+        cos, sin = self.rope(layout.positions.to(x.device), x.dtype)
         for i in blocks:
             full = i in self.config.fullatt_block_indexes
             x = self.blocks[i](x, cos, sin, layout.images if full else layout.windows)
         return x
 
-    def _rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def rope(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """cos and sin (N, 1, D): a quarter of the head for rows, a quarter for columns, then both again."""
         quarter = self.config.hidden_size // self.config.num_heads // 4
         wide = torch.float64 if dtype == torch.float64 else torch.float32

@@ -9,13 +9,13 @@ Everything committed must come from causal rows, because training's noisy blocks
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from efficientgen.planning.model import Attend, LayerAttend, TextConfig
+from efficientgen.planning.model import Attend, LayerAttend, TextConfig, VisionLanguageModel
 
 Mode = Literal["causal", "block"]
 
@@ -24,13 +24,54 @@ class CacheFullError(RuntimeError):
     """More tokens than the cache was made for."""
 
 
+def sent(values: Sequence[Any], device: torch.device, dtype: torch.dtype = torch.long) -> Tensor:
+    """Numbers of the host as a tensor on `device`; nothing waits for the device to be done with what it has."""
+    if device.type == "cuda":
+        return torch.tensor(values, dtype=dtype, pin_memory=True).to(device, non_blocking=True)
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+class TextCache(Protocol):
+    """What decoders need of a cache: `KVCache` here, `EngineCache` of the engine.  `store` tells device and dtype."""
+
+    length: int
+    capacity: int
+    widest: int | None  # tokens that one forward takes; None: any number
+
+    @property
+    def store(self) -> Tensor: ...
+
+    def drop(self, count: int) -> None: ...
+
+    def reserve(self, capacity: int) -> None: ...
+
+    def read(
+        self, model: VisionLanguageModel, ids: Tensor, places: Tensor, mode: Mode | Tensor, behind: int = 0
+    ) -> Tensor: ...
+
+    def fork(self, rows: int, capacity: int) -> TextForks: ...
+
+
+class TextForks(Protocol):
+    """N continuations of one cache."""
+
+    widest: int  # tokens of a row that one forward may hold
+
+    def read(
+        self, model: VisionLanguageModel, ids: Tensor, places: Tensor, mode: Mode, counts: Sequence[int]
+    ) -> Tensor: ...
+
+    def drop(self, counts: Sequence[int]) -> None: ...
+
+
 class KVCache:
     """K and V of up to `capacity` tokens for `batch` rows."""
 
     def __init__(self, config: TextConfig, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1):
         shape = (config.num_hidden_layers, 2, batch, config.num_key_value_heads, capacity, config.head_dim)
-        self.store = torch.zeros(shape, dtype=dtype, device=device)
+        self.store: Tensor = torch.zeros(shape, dtype=dtype, device=device)
         self.capacity, self.length = capacity, 0
+        self.widest: int | None = None
         self.groups = config.num_attention_heads // config.num_key_value_heads
 
     def drop(self, count: int) -> None:
@@ -43,6 +84,17 @@ class KVCache:
             store = self.store.new_zeros(*self.store.shape[:4], capacity, self.store.shape[5])
             store[..., : self.length, :] = self.store[..., : self.length, :]
             self.store, self.capacity = store, capacity
+
+    def read(
+        self, model: VisionLanguageModel, ids: Tensor, places: Tensor, mode: Mode | Tensor, behind: int = 0
+    ) -> Tensor:
+        """Hidden states (n, hidden) of tokens `ids` (n,) at text positions `places` (n,); see `append`."""
+        attend = self.append(mode, len(ids), behind)
+        return model(model.embed(ids[None]), places.expand(3, -1), attend)[0]
+
+    def fork(self, rows: int, capacity: int) -> ForkedCache:
+        """`rows` continuations of up to `capacity` tokens."""
+        return ForkedCache(self, rows, capacity)
 
     def append(self, mode: Mode | Tensor, rows: int, behind: int = 0) -> Attend:
         """Attention for one forward of `rows` new tokens; they are part of the cache as soon as it returns.
@@ -97,7 +149,14 @@ class ForkedCache:
         layers, _, _, heads, _, width = prefix.store.shape
         self.prefix, self.capacity = prefix, capacity
         self.tail = prefix.store.new_zeros(layers, 2, rows, heads, capacity, width)
-        self.lengths = [0] * rows
+        self.lengths, self.widest = [0] * rows, capacity
+
+    def read(
+        self, model: VisionLanguageModel, ids: Tensor, places: Tensor, mode: Mode, counts: Sequence[int]
+    ) -> Tensor:
+        """Hidden states (N, W, hidden) of tokens `ids` (N, W) at text positions `places` (N, W); see `append`."""
+        attend = self.append(mode, counts, ids.shape[1])
+        return model(model.embed(ids), places.expand(3, -1, -1), attend)
 
     def append(self, mode: Mode, counts: Sequence[int], width: int) -> Attend:
         """Attention for one forward of (N, `width`) tokens; row r keeps its first `counts[r]`, until `drop`.

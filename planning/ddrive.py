@@ -6,8 +6,8 @@ and times each.  The class holds what is static between plans: weights, template
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from efficientgen.perception.health import require_readable
 from efficientgen.perception.patches import MERGE, ImageSizeError, grid_of, patchify
 from efficientgen.perception.types import DecodeStats, Observation, Plan
 from efficientgen.perception.vision import Grid
-from efficientgen.planning.cache import KVCache
+from efficientgen.planning.accelerated import Accelerated
+from efficientgen.planning.cache import KVCache, TextCache
 from efficientgen.planning.checkpoint import CheckpointError, load_model, read_config
 from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.decode import DECODERS, Answer, Counts, TemplateOnDevice
@@ -25,6 +26,7 @@ from efficientgen.planning.model import VisionLanguageModel, lay_out_for_cpu, po
 from efficientgen.planning.prompt import ego_numbers, prompt_ids
 from efficientgen.planning.rollouts import decode_rollouts, gumbel_noise, read_rollouts, trajectory_tokens
 from efficientgen.planning.schema import SECTIONS, WOD_E2E, compile_template
+from efficientgen.planning.stage_clock import StageClock
 from efficientgen.planning.tokenizer import (
     END_OF_TEXT,
     IM_END,
@@ -96,16 +98,28 @@ class DDrive:
         self.device, self.dtype = parameter.device, parameter.dtype
         self._template = TemplateOnDevice(self.template, self.device)
         self._cache: KVCache | None = None
+        self.engine: Accelerated | None = None
+        self.options: dict[str, Any] = {}  # more keywords for the decoder, for instance `width` of a fused one
+
+    def accelerate(self, ours: bool = True) -> None:
+        """Plan through captured graphs and our kernels from now on; takes a copy of the weights and some seconds.
+
+        The answers are the model's own but for rounding.
+        """
+        room = self.max_tokens + (len(self.template) + 64) * (self.rollouts if self.rollouts > 1 else 1)
+        self.engine = Accelerated(self.model, room, ours=ours)
 
     @staticmethod
     def from_pretrained(directory: str | Path, *, decoder: str = "scaffold-spec", dtype: torch.dtype = torch.float32,
                         device: str = "cpu", use_history: bool = True, rollouts: int = 1, temperature: float = 0.5,
-                        schema: str = "", max_tokens: int = TOKEN_BUDGET) -> DDrive:  # fmt: skip
+                        schema: str = "", max_tokens: int = TOKEN_BUDGET,
+                        engine: bool | None = None) -> DDrive:  # fmt: skip
         """Load a model directory: nano's own, or one in a released layout of Fast-dDrive or Fast-dVLM.
 
         Args:
             rollouts: trajectories sampled at `temperature` and averaged for each plan; 1 is the greedy one.
             schema: the answer to ask for ("wod-e2e", "nuscenes"), where the config's is not the one.
+            engine: plan through captured graphs (`accelerate`); by default where there is a CUDA device.
 
         Raises:
             CheckpointError: the directory is incomplete, damaged or does not fit its config.
@@ -122,7 +136,10 @@ class DDrive:
         view = view or view_of(_schema_name(model.config), directory)
         prompt = None if view.paired else load_prompt(directory, held, view.schema)
         name = directory.resolve().name
-        return DDrive(model, tokenizer, decoder, use_history, name, rollouts, temperature, view, prompt, max_tokens)
+        planner = DDrive(model, tokenizer, decoder, use_history, name, rollouts, temperature, view, prompt, max_tokens)
+        if engine or engine is None and planner.device.type == "cuda":
+            planner.accelerate()
+        return planner
 
     def reset(self, seed: int) -> None:
         """The seed of the rollouts; nothing else is carried from plan to plan, and greedy decoding draws nothing."""
@@ -165,19 +182,17 @@ class DDrive:
 
     @torch.inference_mode()
     def _answers(self, observation: Observation, rollouts: int) -> tuple[list[Answer], Counts, dict[str, float]]:
-        t0 = time.perf_counter()
+        clock = StageClock(self.device)
         patches, grids, ids = self.inputs(observation)
-        vision = self.model.see(patches, grids)
-        t1 = time.perf_counter()
-        positions = position_ids(ids, grids, self.model.config).to(self.device)
-        cache = self._fresh_cache(len(ids))
-        embeds = self.model.embed(torch.tensor([ids], device=self.device), vision)
-        hidden = self.model(embeds, positions, cache.append("causal", len(ids)))
-        logits = self.model.logits(hidden[0, -1])
-        t2 = time.perf_counter()
+        vision = (self.engine or self.model).see(patches, grids)
+        positions = position_ids(ids, grids, self.model.config)
         begin = int(positions.max()) + 1
+        clock.mark("vision")
+        cache, hidden = self._prefill(ids, vision, positions.to(self.device))
+        logits = self.model.logits(hidden)
+        clock.mark("prefill")
         if rollouts == 1:
-            answer = DECODERS[self.decoder](self.model, cache, self._template, logits, begin)
+            answer = DECODERS[self.decoder](self.model, cache, self._template, logits, begin, **self.options)
             answers, counts = [answer], answer.counts
         else:
             steps = int((self.template.section == SECTIONS.index("trajectory")).sum())
@@ -185,10 +200,19 @@ class DDrive:
             tokens = trajectory_tokens(self.template)
             noise = gumbel_noise(self._seed, observation.stamp_ns, rollouts, steps, vocabulary, tokens)
             answers, counts = decode_rollouts(
-                self.model, cache, self._template, logits, begin, noise, self.temperature, tokens
+                self.model, cache, self._template, logits, begin, noise, self.temperature, tokens, **self.options
             )
-        t3 = time.perf_counter()
-        return answers, counts, {"vision": t1 - t0, "prefill": t2 - t1, "decode": t3 - t2}
+        clock.mark("decode")
+        return answers, counts, clock.seconds()
+
+    def _prefill(self, ids: list[int], vision: torch.Tensor, positions: torch.Tensor) -> tuple[TextCache, torch.Tensor]:
+        """A cache that holds the prompt, and the hidden state of its last token."""
+        if self.engine is not None:
+            self.engine.text.prepare(len(ids), len(ids) + len(self.template))  # captures in the first plan only
+            return self.engine.prefill(ids, vision, positions)
+        cache = self._fresh_cache(len(ids))
+        embeds = self.model.embed(torch.tensor([ids], device=self.device), vision)
+        return cache, self.model(embeds, positions, cache.append("causal", len(ids)))[0, -1]
 
     def plan(self, observation: Observation) -> Plan:
         """One plan: the greedy trajectory, or the mean of the rollouts with their spread.
@@ -204,9 +228,10 @@ class DDrive:
         paths = np.array([sections["trajectory"] for _, sections in read.valid], np.float64)  # (N, T, 2)
         text, sections = read.valid[0]
         mean = paths.mean(0)
+        how = "torch" if self.engine is None else "graphs"
         stats = DecodeStats(
             decoder=self.decoder,
-            engine=f"torch-{self.device.type}-{str(self.dtype).removeprefix('torch.')}",
+            engine=f"{how}-{self.device.type}-{str(self.dtype).removeprefix('torch.')}",
             forwards=counts.forwards,
             cycles=counts.cycles,
             drafted=counts.drafted,

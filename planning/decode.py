@@ -16,6 +16,8 @@ samples several over one prefix, `decode_text.py` completes and infills text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from efficientgen.planning.decode_ar import decode_ar, decode_ar_jump
 from efficientgen.planning.decode_diffusion import decode_diffusion, decode_section_diffusion
 from efficientgen.planning.decode_form import Answer, Counts, Form, NotAutoregressiveError, TemplateOnDevice, TextForm
@@ -26,7 +28,7 @@ from efficientgen.planning.decode_speculative import (
     decode_self_spec,
 )
 
-DECODERS = {
+DECODERS: dict[str, Callable[..., Answer]] = {
     "ar": decode_ar,
     "ar-jump": decode_ar_jump,
     "self-spec": decode_self_spec,

@@ -5,15 +5,16 @@ The token at position p is the best allowed one under the causal logits of posit
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from efficientgen.planning.cache import KVCache
+from efficientgen.planning.cache import TextCache
 from efficientgen.planning.decode_form import Answer, Counts, Form, require_next_token, runner
 from efficientgen.planning.model import VisionLanguageModel
 
 
 def decode_ar(
-    model: VisionLanguageModel, cache: KVCache, form: Form, prompt_logits: Tensor, next_position: int
+    model: VisionLanguageModel, cache: TextCache, form: Form, prompt_logits: Tensor, next_position: int
 ) -> Answer:
     """One token per forward with the scaffold forced.  `prompt_logits` (V,) are those of the last prompt token.
 
@@ -23,20 +24,17 @@ def decode_ar(
         NotAutoregressiveError: the model has no next-token logits.
     """
     require_next_token(model)
-    counts, ids = Counts(), list[int]()
+    counts = Counts()
     run = runner(model, cache, next_position, counts)
-    logits = prompt_logits[None]
-    while True:
-        ids += form.pick(logits, len(ids))
-        if form.complete(ids):
-            break
-        logits = run(ids[-1:], len(ids) - 1, "causal")
+    written = [form.choose(prompt_logits[None], 0)]  # on the device: only a stop token has to be looked for
+    while not _ended(form, written, len(written)):
+        written.append(form.choose(run(written[-1], len(written) - 1, "causal"), len(written)))
     counts.cycles = counts.forwards
-    return form.answer(ids, counts)
+    return form.answer(torch.cat(written).tolist(), counts)
 
 
 def decode_ar_jump(
-    model: VisionLanguageModel, cache: KVCache, form: Form, prompt_logits: Tensor, next_position: int
+    model: VisionLanguageModel, cache: TextCache, form: Form, prompt_logits: Tensor, next_position: int
 ) -> Answer:
     """One value token per forward: the scaffold that follows it rides along in the same forward.
 
@@ -47,16 +45,22 @@ def decode_ar_jump(
         NotAutoregressiveError: the model has no next-token logits.
     """
     require_next_token(model)
-    counts, ids = Counts(), list[int]()
+    counts, size = Counts(), 0
     run = runner(model, cache, next_position, counts)
-    logits = prompt_logits[None]
+    written, logits = list[Tensor](), prompt_logits[None]
     while True:
-        i = len(ids)
-        ids += form.pick(logits[-1:], i)
-        while len(ids) < len(form) and form.scaffold[len(ids)] >= 0:
-            ids.append(form.scaffold[len(ids)])
-        if form.complete(ids):
+        end = size + 1
+        while end < len(form) and form.scaffold[end] >= 0:
+            end += 1
+        written.append(torch.cat([form.choose(logits[-1:], size), form.forced[size + 1 : end]]))
+        if _ended(form, written, end):
             break
-        logits = run(ids[i:], i, "causal")
+        logits = run(written[-1], size, "causal")
+        size = end
     counts.cycles = counts.forwards
-    return form.answer(ids, counts)
+    return form.answer(torch.cat(written).tolist(), counts)
+
+
+def _ended(form: Form, written: list[Tensor], size: int) -> bool:
+    """Is the form full, or a stop token among the `size` tokens?"""
+    return size >= len(form) or form.stop is not None and form.complete(torch.cat(written).tolist())

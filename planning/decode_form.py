@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from efficientgen.planning.cache import KVCache, Mode
+from efficientgen.planning.cache import Mode, TextCache, sent
 from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.schema import Template
 
@@ -59,6 +59,7 @@ class Form:
     ):
         self.scaffold, self.allow, self.penalty, self.blocks, self.stop = scaffold, allow, penalty, blocks, stop
         self.rows = torch.tensor(allow, dtype=torch.long, device=penalty.device)  # (L,)
+        self.forced = torch.tensor(scaffold, dtype=torch.long, device=penalty.device)  # (L,)
 
     def __len__(self) -> int:
         return len(self.scaffold)
@@ -67,10 +68,22 @@ class Form:
         """Logits (n, V) of positions first, first + 1, ... with what their allow-lists leave out at -inf."""
         return logits + self.penalty[self.rows[first : first + len(logits)]]
 
+    def choose(self, logits: Tensor, first: int | Tensor) -> Tensor:
+        """Greedy tokens (n,) of positions first, first + 1, ... from their logits (n, V), or of positions `first` (n,).
+
+        Scaffold positions give theirs; there is no token behind the last position.  Nothing waits for the device.
+        """
+        if isinstance(first, Tensor):
+            best = (logits + self.penalty[self.rows[first]]).argmax(-1)
+            forced = self.forced[first]
+        else:
+            best = self.allowed(logits[: len(self) - first], first).argmax(-1)
+            forced = self.forced[first : first + len(best)]
+        return torch.where(forced >= 0, forced, best)
+
     def pick(self, logits: Tensor, first: int) -> list[int]:
-        """Greedy tokens of positions first, first + 1, ... from their logits (n, V); scaffold positions give theirs."""
-        best = self.allowed(logits, first).argmax(-1).tolist()
-        return [s if s >= 0 else b for s, b in zip(self.scaffold[first : first + len(logits)], best, strict=True)]
+        """`choose` as numbers on the host."""
+        return self.choose(logits, first).tolist()
 
     def weigh(self, logits: Tensor, first: int) -> tuple[list[int], list[float]]:
         """What `pick` gives, and each token's probability among the allowed ones (of no meaning where it is forced)."""
@@ -141,25 +154,28 @@ class TextForm(Form):
 Run = Callable[..., Tensor]
 
 
-def runner(model: VisionLanguageModel, cache: KVCache, next_position: int, counts: Counts) -> Run:
+def runner(model: VisionLanguageModel, cache: TextCache, next_position: int, counts: Counts) -> Run:
     """Forwards of answer tokens to logits (n, V)."""
     read = reader(model, cache, next_position, counts)
     return lambda ids, where, mode, behind=0: model.logits(read(ids, where, mode, behind))
 
 
-def reader(model: VisionLanguageModel, cache: KVCache, next_position: int, counts: Counts) -> Run:
+def reader(model: VisionLanguageModel, cache: TextCache, next_position: int, counts: Counts) -> Run:
     """Forwards of answer tokens to hidden states (n, hidden), for who wants logits of a few rows only.
 
-    Answer position 0 has text position `next_position` in all three M-RoPE axes.
+    Answer position 0 has text position `next_position` in all three M-RoPE axes.  Token ids are numbers, or a tensor
+    that is already on the device: then nothing waits for it.
     """
     device = cache.store.device
 
-    def read(ids: list[int], where: int | list[int], mode: Mode | Tensor, behind: int = 0) -> Tensor:
+    def read(ids: list[int] | Tensor, where: int | list[int], mode: Mode | Tensor, behind: int = 0) -> Tensor:
         counts.forwards += 1
-        places = list(range(where, where + len(ids))) if isinstance(where, int) else where
-        positions = (torch.tensor(places, device=device) + next_position).expand(3, -1)
-        embeds = model.embed(torch.tensor([ids], device=device))
-        return model(embeds, positions, cache.append(mode, len(ids), behind))[0]
+        if isinstance(where, int):
+            places = torch.arange(where, where + len(ids), device=device)
+        else:
+            places = sent(where, device)
+        tokens = ids if isinstance(ids, Tensor) else sent(ids, device)
+        return cache.read(model, tokens, places + next_position, mode, behind)
 
     return read
 

@@ -188,6 +188,7 @@ def position_ids(ids: list[int], grids: tuple[Grid, ...], config: ModelConfig) -
             columns.append(frame.reshape(3, -1) + cursor)
             i, cursor, image = i + t * h * w, cursor + max(t, h, w), image + 1
         else:
-            columns.append(torch.full((3, 1), cursor))
-            i, cursor = i + 1, cursor + 1
+            end = next((j for j in range(i, len(ids)) if ids[j] == config.image_token_id), len(ids))
+            columns.append(torch.arange(cursor, cursor + end - i).expand(3, -1))
+            i, cursor = end, cursor + end - i
     return torch.cat(columns, 1)

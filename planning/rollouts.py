@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from efficientgen.planning.cache import ForkedCache, KVCache, Mode
+from efficientgen.planning.cache import Mode, TextCache, sent
 from efficientgen.planning.decode_form import Answer, Counts, TemplateOnDevice, require_next_token, runner
-from efficientgen.planning.decode_speculative import agreed, section_ahead, speculate, tally
+from efficientgen.planning.decode_speculative import Agree, agreed, section_ahead, speculate, tally
 from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.schema import SECTIONS, AnswerError, Template, decode_answer
 from efficientgen.planning.tokenizer import Vocabulary
@@ -71,13 +71,14 @@ def _runs(tokens: Sequence[int]) -> list[tuple[int, int, int]]:
 
 def decode_rollouts(
     model: VisionLanguageModel,
-    cache: KVCache,
+    cache: TextCache,
     template: TemplateOnDevice,
     prompt_logits: Tensor,
     next_position: int,
     noise: Tensor,
     temperature: float,
     tokens: Sequence[int] | None = None,
+    agree: Agree = agreed,
 ) -> tuple[list[Answer], Counts]:
     """N whole answers that share all but the trajectory, and what they cost together.
 
@@ -94,57 +95,64 @@ def decode_rollouts(
     require_next_token(model)
     mask, counts = model.config.mask_token_id, Counts()
     start = len(template) - noise.shape[1]
-    run, ahead = runner(model, cache, next_position, counts), section_ahead(template, mask)
-    shared, logits = speculate(run, cache, template, prompt_logits, ahead, mask, counts, start)
-    rows = len(noise)
+    run, rows, steps = runner(model, cache, next_position, counts), len(noise), noise.shape[1]
+    ahead = section_ahead(template, mask)
+    shared, logits = speculate(run, cache, template, prompt_logits, ahead, mask, counts, start, agree)
     widest = max(end - begin for begin, end in template.blocks if begin >= start)
-    tails = ForkedCache(cache, rows, noise.shape[1] + widest)
-    written: list[list[int]] = [[] for _ in range(rows)]
-    previous = logits.expand(rows, 1, -1)  # (N, 1, V), predict each row's next token
+    tails = cache.fork(rows, steps + widest)
+    if tails.widest < widest:
+        ahead = section_ahead(template, mask, tails.widest)
     device = cache.store.device
-    noise = noise.to(device, logits.dtype)
-    columns = slice(None) if tokens is None else torch.tensor(tokens, device=device)
+    wide = logits.dtype if logits.dtype.itemsize >= 4 else torch.float32
+    noise = noise.to(device, wide)
+    columns = slice(None) if tokens is None else sent(tokens, device)
+    each = torch.arange(rows, device=device)[:, None]
 
-    def pick(scores: Tensor, r: int, first: int) -> list[int]:
+    def pick(scores: Tensor, first: Tensor) -> Tensor:
+        """Tokens (N, W) of positions first (N, 1), first + 1, ... of the trajectory from their logits (N, W, V)."""
+        at = (first + torch.arange(scores.shape[1], device=device)).clamp(max=steps - 1)
         if temperature > 0:
-            scores = scores / temperature
-            scores[:, columns] += noise[r, first : first + len(scores)]
-        return template.pick(scores, start + first)
+            scores = scores.to(wide) / temperature
+            scores[..., columns] += noise[each, at]
+        return template.choose(scores.flatten(0, 1), (at + start).flatten()).view(at.shape)
 
-    def forward(blocks: list[list[int]], firsts: list[int], mode: Mode) -> Tensor:
-        counts.forwards += 1
-        width = max(map(len, blocks))
-        ids = torch.tensor([block + [mask] * (width - len(block)) for block in blocks], device=device)
-        begin = torch.tensor(firsts, device=device)[:, None] + torch.arange(width, device=device)  # (N, W)
-        positions = (begin + start + next_position).expand(3, -1, -1)
-        attend = tails.append(mode, list(map(len, blocks)), width)
-        return model.logits(model(model.embed(ids), positions, attend))
-
-    while any(len(ids) < noise.shape[1] for ids in written):
+    written: list[list[int]] = [[] for _ in range(rows)]
+    zero = torch.zeros(rows, 1, dtype=torch.long, device=device)
+    seeds = pick(logits.expand(rows, 1, -1), zero)[:, 0].tolist()  # of each row, the next token
+    while any(len(ids) < steps for ids in written):
         firsts = [len(ids) for ids in written]
         blocks: list[list[int]] = []  # of each row; empty where it has written everything
-        for r, i in enumerate(firsts):
+        for seed, i in zip(seeds, firsts, strict=True):
             rest = ahead(start + i)
-            blocks.append(pick(previous[r], r, i) + rest[1:] if rest else [])
+            blocks.append([seed, *rest[1:]] if rest else [])
         counts.cycles += 1
-        if any(mask in block for block in blocks):
-            drafts = forward(blocks, firsts, "block")
-            tails.drop(list(map(len, blocks)))
-            for r, block in enumerate(blocks):
-                if mask in block:
-                    block[1:] = pick(drafts[r, : len(block) - 1], r, firsts[r] + 1)
-        verified = forward(blocks, firsts, "causal")
-        following = []
-        for r, block in enumerate(blocks):
-            keep = 0
+        lengths = list(map(len, blocks))
+        width = max(lengths)
+        ids = sent([block + [mask] * (width - len(block)) for block in blocks], device)  # (N, W)
+        begin = sent(firsts, device)[:, None]
+        places = begin + torch.arange(start + next_position, start + next_position + width, device=device)
+
+        def forward(ids: Tensor, mode: Mode, places: Tensor = places, lengths: list[int] = lengths) -> Tensor:
+            counts.forwards += 1
+            return model.logits(tails.read(model, ids, places, mode, lengths))
+
+        drafted = [mask in block for block in blocks]
+        if any(drafted):
+            drafts = pick(forward(ids, "block"), begin + 1)
+            tails.drop(lengths)
+            inside = sent([n if d else 0 for n, d in zip(lengths, drafted, strict=True)], device)[:, None]
+            inner = torch.arange(1, width, device=device) < inside
+            ids = torch.cat([ids[:, :1], torch.where(inner, drafts[:, :-1], ids[:, 1:])], 1)
+        told = torch.cat([ids, pick(forward(ids, "causal"), begin + 1)], 1).tolist()  # the only wait of a cycle
+        for r, length in enumerate(lengths):
+            block, verified, keep = told[r][:length], told[r][width:], 0
             if block:
-                keep = agreed(block, pick(verified[r, : len(block) - 1], r, firsts[r] + 1))
-                tally(counts, template, start + firsts[r], len(block), keep)
+                keep = agree(block, verified, start + firsts[r])
+                tally(counts, template, start + firsts[r], length, keep)
                 written[r] += block[:keep]
-            following.append(verified[r, max(keep - 1, 0)][None])
-            blocks[r] = block[keep:]
-        tails.drop(list(map(len, blocks)))
-        previous = torch.stack(following)
+                seeds[r] = verified[keep - 1]
+            lengths[r] = length - keep
+        tails.drop(lengths)
     counts.values = template.values(0, start) + rows * template.values(start, len(template))
     return [Answer(shared + ids, counts) for ids in written], counts
 

@@ -9,6 +9,7 @@ now (WOD-E2E), or three frames of the front camera over the last second (nuScene
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,8 +86,14 @@ def pictures(view: View, observation: Observation) -> list[U8]:
     """
     out: list[U8] = []
     looked_at = required(view, observation)
-    for name in looked_at.cameras:
-        images = [_sized(view, frame.image) for frame in observation.cameras[name][-looked_at.frames :]]
+    frames = [(name, f) for name in looked_at.cameras for f in observation.cameras[name][-looked_at.frames :]]
+    if view.pixels is None:
+        sized = [frame.image for _, frame in frames]
+    else:  # Pillow resizes without holding the interpreter
+        with ThreadPoolExecutor(len(frames)) as pool:
+            sized = list(pool.map(lambda each: _sized(view, each[1].image), frames))
+    for camera in looked_at.cameras:
+        images = [image for (name, _), image in zip(frames, sized, strict=True) if name == camera]
         if view.paired:
             images = images if len(images) == TEMPORAL_PATCH else images * TEMPORAL_PATCH
             out.append(np.stack(images))

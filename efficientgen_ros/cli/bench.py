@@ -64,14 +64,20 @@ def planner_command(
     observations: Annotated[
         Path | None, typer.Option(help="File of observations: read if it is there, else driven and kept there.")
     ] = None,
+    profile: Annotated[
+        Literal["published", "measured"],
+        typer.Option(help="On a GPU, 3b: acceptance drawn beside nano-ddrive's own; published: Fast-dDrive's, too."),
+    ] = "published",
+    limit: Annotated[float, typer.Option(min=10, help="On a GPU: seconds; what does not fit is left out.")] = 240.0,
     seed: Annotated[int, typer.Option(min=0, help="Of the drives.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the result here as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """A planner term by term: vision, prefill, forwards, every decoder, rollouts; beside stock transformers."""
     from efficientgen.eval import bench_observations as seen
+    from efficientgen.eval.bench_device import bench_device
     from efficientgen.eval.bench_planner import NothingToMeasureError, bench_planner, table
-    from efficientgen.eval.bench_subject import RANDOM, nano_subject, random_subject
+    from efficientgen.eval.bench_subject import RANDOM, WOD_PICTURE, nano_subject, random_subject
     from efficientgen.eval.provenance import checkpoint_sha256, provenance
     from efficientgen.eval.results import write_json
     from efficientgen.planning.decode import DECODERS
@@ -86,6 +92,13 @@ def planner_command(
         planner = random_subject(device, dtype, threads, copies=2 if stock else 1)
     else:
         planner = nano_subject(checkpoint, device, dtype, threads)
+    origin: dict[str, Any] = {
+        "result": "bench-planner",
+        "shape": shape,
+        "settings": {"threads": threads, "plans": plans, "repeats": repeats, "stock": stock, "seed": seed},
+        "checkpoint": "" if big else checkpoint_sha256(DEFAULT, checkpoint),
+        **provenance(),
+    }
     with Console(stderr=True).status("driving") as status:
         if observations is not None and observations.exists():
             looked_at = seen.load_observations(observations, plans + 1)
@@ -93,30 +106,41 @@ def planner_command(
             looked_at = seen.held_out_observations(plans + 1, seed)
             if observations is not None:
                 seen.save_observations(looked_at, observations)
-        measured = bench_planner(
-            planner,
-            looked_at,
-            decoders=decoder or tuple(DECODERS),
-            rollouts=rollouts,
-            contexts=context or ((2048, 4096) if big else ()),
-            repeats=repeats,
-            stock_plans=(stock, -(-stock // 2)),
-            note=RANDOM if big else "",
-            on_step=status.update,
-        )
-    result: dict[str, Any] = {
-        "result": "bench-planner",
-        "shape": shape,
-        "settings": {"threads": threads, "plans": plans, "repeats": repeats, "stock": stock, "seed": seed},
-        "checkpoint": "" if big else checkpoint_sha256(DEFAULT, checkpoint),
-        **provenance(),
-        **measured,
-    }
+        if planner.device.type == "cuda":
+            measured = bench_device(
+                planner,
+                [seen.enlarged(o, *WOD_PICTURE) for o in looked_at] if big else looked_at,
+                nano_subject("", device, "float32", threads) if big else None,
+                profile=profile,
+                rollouts=(1, *rollouts),
+                contexts=context or (2048, 4096),
+                repeats=repeats,
+                stock=stock > 0,
+                seen_by_trained=looked_at,
+                limit_s=limit,
+                keep=lambda result: write_json(origin | result, out) if out is not None else None,
+                on_step=status.update,
+            )
+        else:
+            measured = bench_planner(
+                planner,
+                looked_at,
+                decoders=decoder or tuple(DECODERS),
+                rollouts=rollouts,
+                contexts=context or ((2048, 4096) if big else ()),
+                repeats=repeats,
+                stock_plans=(stock, -(-stock // 2)),
+                note=RANDOM if big else "",
+                on_step=status.update,
+            )
+    result = origin | measured
     if out is not None:
         write_json(result, out)
     if as_json:
         print(json.dumps(result, indent=1))
         return
+    if planner.device.type == "cuda":
+        print(json.dumps(result.get("summary"), indent=1))
     head, *body = table(result)
     shown = Table(*head, box=SIMPLE_HEAD, title=f"{result['planner']} on {device}, {threads} thread(s), {plans} plans")
     for line in body:

@@ -27,5 +27,5 @@ def test_fast_ddrive_at_released_size_plans(tmp_path):
     planner = load_planner("fast-ddrive", tmp_path, device="cuda")
     plan = planner.plan(random_observation(0))
     assert plan.waypoints.shape == (5, 2) and plan.stats.value_tokens == 280
-    assert plan.stats.engine == "torch-cuda-bfloat16"
+    assert plan.stats.engine == "graphs-cuda-bfloat16"
     print(plan.stats, f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB", torch.cuda.get_device_name())

@@ -184,9 +184,10 @@ def test_text_ends_with_the_stop_token_the_model_writes(bench, decoder):
     form, before = case.form, case.form.stop
     form.stop = stop
     assert case.decode(decoder).ids == ids[: ids.index(stop) + 1]
-    form.scaffold[ids.index(stop)] = stop
+    form.scaffold[ids.index(stop)] = form.forced[ids.index(stop)] = stop
     assert len(case.decode(decoder).ids) > ids.index(stop) + 1
-    form.scaffold[ids.index(stop)], form.stop = -1, before
+    form.scaffold[ids.index(stop)] = form.forced[ids.index(stop)] = -1
+    form.stop = before
 
 
 def test_without_token_shift_nothing_can_be_verified(bench):
@@ -199,7 +200,7 @@ def test_without_token_shift_nothing_can_be_verified(bench):
 def test_forks_see_the_tokens_they_continue_and_themselves():
     verify, forks = 3, {1: 2, 3: 4}
     owner = [("v", i) for i in range(verify)] + [(k, j) for k, rows in forks.items() for j in range(rows)]
-    seen = fork_mask(verify, forks)
+    seen = fork_mask(verify, tuple(forks.items()))
     for r, (fork, i) in enumerate(owner):
         for c, (other, j) in enumerate(owner):
             expected = j <= i if fork == other == "v" else fork == other or (other == "v" and fork != "v" and j < fork)

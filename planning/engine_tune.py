@@ -1,0 +1,142 @@
+"""Which products are ours and how they are cut, chosen at load by measurement on the device at hand.
+
+Every candidate runs over all layers of the real weights in one captured graph, so that no weight is in a cache that it
+would not be in, and launches cost what they cost in a forward; the library's product runs with the kernels that it
+needs around it.  What is compared is therefore the same piece of a layer, and the faster one stays.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from efficientgen.kernels.prefix_attention import ways
+from efficientgen.kernels.skinny import Tile, rows_per_program
+from efficientgen.planning.engine_layers import PRODUCTS, Choices, Step
+
+if TYPE_CHECKING:
+    from efficientgen.planning.engine import Engine
+
+# (columns, inner, split, warps, stages, ahead); none spills at the 3B shape with up to 64 rows (tests/kernels)
+CANDIDATES: dict[str, tuple[Tile, ...]] = {
+    "qkv": (Tile(32, 128, 4, 4, 4, 4), Tile(32, 128, 2, 4, 4, 4), Tile(16, 256, 1, 4, 4, 4), Tile(16, 128, 2, 4, 5, 4)),
+    "out": (Tile(32, 128, 4, 4, 4, 4), Tile(64, 128, 4, 4, 4, 4), Tile(16, 256, 1, 4, 4, 4), Tile(16, 128, 1, 4, 6, 6)),
+    "gate_up": (
+        Tile(32, 128, 1, 4, 4, 2), Tile(64, 64, 1, 4, 4, 4), Tile(64, 128, 1, 4, 3, 2), Tile(32, 64, 1, 4, 6, 4),
+        Tile(64, 64, 1, 8, 5, 4),
+    ),
+    "down": (
+        Tile(64, 64, 4, 4, 8, 8), Tile(64, 64, 4, 4, 5, 4), Tile(32, 128, 2, 4, 6, 6), Tile(32, 64, 4, 4, 6, 4),
+        Tile(16, 256, 1, 4, 4, 2),
+    ),
+}  # fmt: skip
+WIDE: dict[str, tuple[Tile, ...]] = {  # of 65 rows and more
+    "qkv": (Tile(64, 64, 4, 8, 3, 2),),
+    "out": (Tile(64, 64, 2, 8, 3, 2),),
+    "gate_up": (Tile(64, 64, 1, 8, 3, 2),),
+    "down": (Tile(64, 64, 4, 8, 3, 2),),
+}
+REPLAYS = 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Microseconds that one layer's product took with all that belongs to it; `tile` None: the library's."""
+
+    name: str
+    rows: int
+    tile: Tile | None
+    us: float
+
+
+def choose(engine: Engine, rows: Iterable[int], libraries_only: bool = False) -> tuple[Choices, list[Measured]]:
+    """The fastest way to do each product for each number of rows, and everything that was measured."""
+    steps = {r: Step(engine.weights, r, r, 1024) for r in rows}
+    for step in steps.values():
+        step.slot.copy_(engine.spare(step.rows))
+        step.x.normal_()
+        step.attended.normal_()
+        step.gated.normal_()
+    if not libraries_only:
+        compile_all(engine, list(steps.values()))
+    measured, choices = [], dict[tuple[str, int], Tile | None]()
+    for count, step in steps.items():
+        for name in PRODUCTS:
+            tiles: list[Tile | None] = [None] if libraries_only else [None, *candidates(name, count)]
+            told = [Measured(name, count, tile, time_product(engine, step, name, tile)) for tile in tiles]
+            choices[name, count] = min(told, key=lambda m: m.us).tile
+            measured += told
+    return choices, measured
+
+
+def candidates(name: str, rows: int) -> tuple[Tile, ...]:
+    """What may be tried for a product of so many rows."""
+    return (CANDIDATES if rows <= 64 else WIDE)[name]
+
+
+def split_attention(engine: Engine, step: Step) -> None:
+    """Give `step` the fastest way of attention for its rows and its longest context."""
+    text = engine.weights.config
+    step.start.fill_(step.context - step.tail)
+    step.q.normal_()
+    best: tuple[float, tuple[int, int]] | None = None
+    for way in ways(step.context, step.rows, text.num_attention_heads, text.num_key_value_heads):
+        step.split(*way)
+        us = time_product(engine, step, "attend", None)
+        if best is None or us < best[0]:
+            best = us, way
+    assert best is not None
+    step.split(*best[1])
+
+
+def compile_all(engine: Engine, steps: Sequence[Step]) -> None:
+    """Compile the candidates side by side; rows that a program holds alike share them."""
+    from triton import AsyncCompileMode
+
+    held = {rows_per_program(step.rows): step for step in steps}
+    with ThreadPoolExecutor(os.cpu_count()) as pool, AsyncCompileMode(pool):
+        for step in held.values():
+            for name in PRODUCTS:
+                for tile in candidates(name, step.rows):
+                    for _ in _product(engine, step, name, tile, 1, compile_only=True):
+                        pass
+        text = engine.weights.config
+        for step in steps:
+            for way in ways(2048, step.rows, text.num_attention_heads, text.num_key_value_heads):
+                step.split(*way)
+                for _ in _product(engine, step, "attend", None, 1, compile_only=True):
+                    pass
+
+
+def time_product(engine: Engine, step: Step, name: str, tile: Tile | None) -> float:
+    """Microseconds of one layer's product `name` by `tile`, over all layers in a graph."""
+    for _ in _product(engine, step, name, tile, 1):  # compiles what is not, and lets the library look for its kernel
+        pass
+    torch.cuda.synchronize(engine.device)
+    graph, layers = torch.cuda.CUDAGraph(), len(engine.weights.layers)
+    with torch.cuda.graph(graph):
+        for _ in _product(engine, step, name, tile, layers):
+            pass
+    graph.replay()
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(REPLAYS):
+        graph.replay()
+    end.record()
+    torch.cuda.synchronize(engine.device)
+    return begin.elapsed_time(end) * 1e3 / REPLAYS / layers
+
+
+def _product(
+    engine: Engine, step: Step, name: str, tile: Tile | None, layers: int, compile_only: bool = False
+) -> Iterator[None]:
+    """The product in each of the first `layers` layers."""
+    run = engine.layers.trial({(name, step.rows): tile}, compile_only)
+    for i in range(layers):
+        run.product(step, name, i)
+        yield
