@@ -185,9 +185,9 @@ def _temporal_conv(x: Tensor, before: Tensor | None, weight: Tensor) -> Tensor:
     b, t, s, c = x.shape
     x, step = rows_of(x)
     out = torch.empty(b, t, s, c, dtype=x.dtype, device=x.device)
-    block = min(1024, triton.next_power_of_2(c))
+    block, taps = min(1024, triton.next_power_of_2(c)), weight[:, 0].t().contiguous()  # (K, C)
     _conv_kernel[(b * s, triton.cdiv(c, block))](
-        x, x if before is None else before.contiguous(), weight[:, 0].t().contiguous(), out, step, S=s, C=c, T=t, K=weight.shape[-1],
+        x, x if before is None else before.contiguous(), taps, out, step, S=s, C=c, T=t, K=weight.shape[-1],
         BC=block, BEFORE=before is not None, num_warps=4,
     )  # fmt: skip
     return out
