@@ -56,7 +56,7 @@ def timed(device: torch.device, work: Callable[[], T], by_host: bool = False) ->
     return out, Took(begin.elapsed_time(end) / 1e3, time.process_time() - cpu)
 
 
-def graphed_ms(work: Callable[[], object], runs: int = 30) -> list[float]:
+def graphed_ms(work: Callable[[], object], runs: int = 30, warm: int = 3) -> list[float]:
     """Milliseconds of each replay of `work` as a CUDA graph, warm, each on a device that had finished all else.
 
     `work` reads and writes the same tensors whenever it is called, and was not captured before.
@@ -64,7 +64,7 @@ def graphed_ms(work: Callable[[], object], runs: int = 30) -> list[float]:
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
-        for _ in range(3):
+        for _ in range(warm):
             work()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()

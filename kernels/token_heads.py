@@ -185,9 +185,9 @@ def _temporal_conv(x: Tensor, before: Tensor | None, weight: Tensor) -> Tensor:
     b, t, s, c = x.shape
     x, step = rows_of(x)
     out = torch.empty(b, t, s, c, dtype=x.dtype, device=x.device)
-    block = min(1024, triton.next_power_of_2(c))
+    block, taps = min(1024, triton.next_power_of_2(c)), weight[:, 0].t().contiguous()  # (K, C)
     _conv_kernel[(b * s, triton.cdiv(c, block))](
-        x, x if before is None else before.contiguous(), weight, out, step, S=s, C=c, T=t, K=weight.shape[-1],
+        x, x if before is None else before.contiguous(), taps, out, step, S=s, C=c, T=t, K=weight.shape[-1],
         BC=block, BEFORE=before is not None, num_warps=4,
     )  # fmt: skip
     return out
@@ -238,38 +238,26 @@ if triton is not None:
         NORM: tl.constexpr, RELU: tl.constexpr, TURNED: tl.constexpr, CAPPED: tl.constexpr, BACK: tl.constexpr,
         MEASURED: tl.constexpr,
     ):  # fmt: skip
-        """One token; its heads (BH) in D / 8 groups (BG) of four channels of the first half and four of the second."""
+        """One token; D / 8 groups (BG) of its heads (BH), of four channels of the first half and four of the second."""
         row = tl.program_id(0).to(tl.int64)
-        head, group = tl.arange(0, BH), tl.arange(0, BG)
-        at = head[:, None] * D + group[None, :] * 4
-        inside = (head[:, None] < H) & (group[None, :] < D // 8)
-        x_ptr += row * step
-        a0 = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        a1 = tl.load(x_ptr + at + 1, mask=inside, other=0.0).to(tl.float32)
-        a2 = tl.load(x_ptr + at + 2, mask=inside, other=0.0).to(tl.float32)
-        a3 = tl.load(x_ptr + at + 3, mask=inside, other=0.0).to(tl.float32)
+        head, group, four = tl.arange(0, BH), tl.arange(0, BG), tl.arange(0, 4)
+        at = group[:, None, None] * 4 + head[None, :, None] * D + four[None, None, :]  # lanes next to each other
+        inside = (group[:, None, None] < D // 8) & (head[None, :, None] < H) & (four[None, None, :] < 4)
         late = at + D // 2
-        b0 = tl.load(x_ptr + late, mask=inside, other=0.0).to(tl.float32)
-        b1 = tl.load(x_ptr + late + 1, mask=inside, other=0.0).to(tl.float32)
-        b2 = tl.load(x_ptr + late + 2, mask=inside, other=0.0).to(tl.float32)
-        b3 = tl.load(x_ptr + late + 3, mask=inside, other=0.0).to(tl.float32)
+        x_ptr += row * step
+        a = tl.load(x_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        b = tl.load(x_ptr + late, mask=inside, other=0.0).to(tl.float32)
         if NORM:
-            squares = a0 * a0 + a1 * a1 + a2 * a2 + a3 * a3 + b0 * b0 + b1 * b1 + b2 * b2 + b3 * b3
-            factor = tl.rsqrt(tl.sum(tl.sum(squares, 1), 0) / (H * D) + EPSILON)
-            a0 = a0 * factor * tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
-            a1 = a1 * factor * tl.load(weight_ptr + at + 1, mask=inside, other=0.0).to(tl.float32)
-            a2 = a2 * factor * tl.load(weight_ptr + at + 2, mask=inside, other=0.0).to(tl.float32)
-            a3 = a3 * factor * tl.load(weight_ptr + at + 3, mask=inside, other=0.0).to(tl.float32)
-            b0 = b0 * factor * tl.load(weight_ptr + late, mask=inside, other=0.0).to(tl.float32)
-            b1 = b1 * factor * tl.load(weight_ptr + late + 1, mask=inside, other=0.0).to(tl.float32)
-            b2 = b2 * factor * tl.load(weight_ptr + late + 2, mask=inside, other=0.0).to(tl.float32)
-            b3 = b3 * factor * tl.load(weight_ptr + late + 3, mask=inside, other=0.0).to(tl.float32)
+            squares = tl.sum(tl.sum(tl.sum(a * a + b * b, 2), 1), 0)
+            factor = tl.rsqrt(squares / (H * D) + EPSILON)
+            a = a * factor * tl.load(weight_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            b = b * factor * tl.load(weight_ptr + late, mask=inside, other=0.0).to(tl.float32)
         if RELU:
-            a0, a1, a2, a3 = tl.maximum(a0, 0.0), tl.maximum(a1, 0.0), tl.maximum(a2, 0.0), tl.maximum(a3, 0.0)
-            b0, b1, b2, b3 = tl.maximum(b0, 0.0), tl.maximum(b1, 0.0), tl.maximum(b2, 0.0), tl.maximum(b3, 0.0)
-        a0, a1, a2, a3 = a0 * scale, a1 * scale, a2 * scale, a3 * scale
-        b0, b1, b2, b3 = b0 * scale, b1 * scale, b2 * scale, b3 * scale
-        before = tl.sum(a0 * a0 + a1 * a1 + a2 * a2 + a3 * a3 + b0 * b0 + b1 * b1 + b2 * b2 + b3 * b3, 1)  # (BH,)
+            a, b = tl.maximum(a, 0.0), tl.maximum(b, 0.0)
+        a, b = a * scale, b * scale
+        before = tl.sum(tl.sum(a * a + b * b, 2), 0)  # (BH,)
+        a0, a1, a2, a3 = _parted(a, BG, BH)
+        b0, b1, b2, b3 = _parted(b, BG, BH)
         m = matrix_ptr + row * 16
         DOWN: tl.constexpr = 1 if TURNED else 4  # elements from M[i, j] to M[i + 1, j]
         OVER: tl.constexpr = 4 if TURNED else 1
@@ -282,34 +270,40 @@ if triton is not None:
         c3 = a0 * tl.load(m) + a1 * tl.load(m + OVER) + a2 * tl.load(m + 2 * OVER) + a3 * tl.load(m + 3 * OVER)
         angle = rotation_ptr + ((row % tokens) * (D // 4) + group * 2) * 2  # two pairs: cos, sin, cos, sin
         near = group < D // 8
-        cos0, sin0 = tl.load(angle, mask=near, other=0.0)[None, :], tl.load(angle + 1, mask=near, other=0.0)[None, :]
-        cos1, sin1 = (
-            tl.load(angle + 2, mask=near, other=0.0)[None, :],
-            tl.load(angle + 3, mask=near, other=0.0)[None, :],
-        )
+        cos0 = tl.load(angle, mask=near, other=0.0)[:, None]
+        sin0 = tl.load(angle + 1, mask=near, other=0.0)[:, None]
+        cos1 = tl.load(angle + 2, mask=near, other=0.0)[:, None]
+        sin1 = tl.load(angle + 3, mask=near, other=0.0)[:, None]
         if BACK:
             sin0, sin1 = -sin0, -sin1
         d0, d1 = b0 * cos0 - b1 * sin0, b0 * sin0 + b1 * cos0
         d2, d3 = b2 * cos1 - b3 * sin1, b2 * sin1 + b3 * cos1
-        after = tl.sum(c0 * c0 + c1 * c1 + c2 * c2 + c3 * c3 + d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3, 1)
+        after = tl.sum(c0 * c0 + c1 * c1 + c2 * c2 + c3 * c3 + d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3, 0)
         if CAPPED:
             factor = tl.minimum(tl.sqrt((before / D + FLOOR) / (after / D + FLOOR)), 1.0)
             after = after * factor * factor
-            factor = factor[:, None]
+            factor = factor[None, :]
             c0, c1, c2, c3 = c0 * factor, c1 * factor, c2 * factor, c3 * factor
             d0, d1, d2, d3 = d0 * factor, d1 * factor, d2 * factor, d3 * factor
         if MEASURED:
             ratio = tl.maximum(tl.sqrt(after), LEAST) / tl.maximum(tl.sqrt(before), LEAST)
             tl.store(grown_ptr + row * H + head, ratio * ratio, mask=head < H)
         out_ptr += row * (H * D)
-        tl.store(out_ptr + at, c0, mask=inside)
-        tl.store(out_ptr + at + 1, c1, mask=inside)
-        tl.store(out_ptr + at + 2, c2, mask=inside)
-        tl.store(out_ptr + at + 3, c3, mask=inside)
-        tl.store(out_ptr + late, d0, mask=inside)
-        tl.store(out_ptr + late + 1, d1, mask=inside)
-        tl.store(out_ptr + late + 2, d2, mask=inside)
-        tl.store(out_ptr + late + 3, d3, mask=inside)
+        tl.store(out_ptr + at, _joined(c0, c1, c2, c3, BG, BH), mask=inside)
+        tl.store(out_ptr + late, _joined(d0, d1, d2, d3, BG, BH), mask=inside)
+
+    @triton.jit
+    def _parted(x, BG: tl.constexpr, BH: tl.constexpr):
+        """(BG, BH, 4) as its four parts (BG, BH)."""
+        even, odd = tl.split(tl.reshape(x, (BG, BH, 2, 2)))  # 0 and 2, 1 and 3
+        x0, x2 = tl.split(even)
+        x1, x3 = tl.split(odd)
+        return x0, x1, x2, x3
+
+    @triton.jit
+    def _joined(x0, x1, x2, x3, BG: tl.constexpr, BH: tl.constexpr):
+        """The other way round."""
+        return tl.reshape(tl.join(tl.join(x0, x2), tl.join(x1, x3)), (BG, BH, 4))
 
     @triton.jit
     def _conv_kernel(
@@ -323,7 +317,7 @@ if triton is not None:
         for t in tl.static_range(0, T):
             total = tl.zeros((BC,), tl.float32)
             for j in tl.static_range(1 - K, K):
-                weight = tl.load(weight_ptr + c * K + (K - 1 - (j if j > 0 else -j)), mask=inside, other=0.0)
+                weight = tl.load(weight_ptr + (K - 1 - (j if j > 0 else -j)) * C + c, mask=inside, other=0.0)
                 if t + j >= 0 and t + j < T:
                     x = tl.load(x_ptr + ((b * T + t + j) * S + s) * step + c, mask=inside, other=0.0)
                     total += x.to(tl.float32) * weight.to(tl.float32)

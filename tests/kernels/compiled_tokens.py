@@ -23,7 +23,7 @@ KERNELS = {
     "gated": (heads._gated_kernel, 8, {"C": 2240, "BC": 4096}),
     "row": (rows._row_kernel, 8, {"C": 2240, "BC": 4096, "EPSILON": 1e-6, "ADD": True, "GATE": True, "MORE": True,
                                   "NORM": True}),
-    "depthwise": (rows._depthwise_kernel, 4, {"F": 6720, "H": 22, "W": 40, "BX": 64, "BC": rows.CHANNELS}),
+    "depthwise": (rows._depthwise_kernel, 4, {"F": 6720, "H": 22, "W": 40, "BC": rows.CHANNELS}),
 }  # fmt: skip
 
 for capability in map(int, sys.argv[1:]):
