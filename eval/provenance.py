@@ -13,7 +13,7 @@ from efficientgen.eval.runner import host_facts
 from efficientgen.planning.load import BASELINES, model_directory
 from efficientgen.worldsim.scenario import load_scenario
 from efficientgen.worldsim.town import SCENARIO_DIR
-from efficientgen.worldsim.worlds import SHIPPED
+from efficientgen.worldsim.worlds import NANO, nano_directory
 
 ROOMS = ("kernels", "perception", "planning", "worldsim", "eval")
 PACKAGES = ("numpy", "torch", "libsumo", "panda3d")  # others decide no number of a drive
@@ -41,10 +41,14 @@ def checkpoint_sha256(planner: str, checkpoint: str = "") -> str:
 
 @cache
 def world_sha256(world: str) -> str:
-    """Of the shipped weights of an imagined world; "" for worlds without."""
-    if world not in SHIPPED:
+    """Of the weights of the nano world that was trained here; "" for other worlds.
+
+    Raises:
+        WorldOptionsError: there is none.
+    """
+    if world != NANO:
         return ""
-    directory = efficientgen.share(SHIPPED[world])
+    directory = nano_directory()
     return _digest(directory, (path for path in directory.rglob("*") if path.is_file()))
 
 

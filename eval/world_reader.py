@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from efficientgen.worldsim.nano.autoencoder import to_pixels
+from efficientgen.worldsim.nano.autoencoder import TOKEN_PX, to_pixels
 from efficientgen.worldsim.nano.clips import Clips
+from efficientgen.worldsim.nano.fit_decoder import cut, drawn, piece_chances
 from efficientgen.worldsim.nano.layout import Kind
 from efficientgen.worldsim.nano.raster import distance_code
 
@@ -28,6 +29,7 @@ CLASSES: dict[str, tuple[Kind, ...]] = {
 LIGHTS = ("red", "yellow", "green")
 DISTANCE_M = {"vehicle": 40.0, "person": 25.0, "red": 45.0, "yellow": 45.0, "green": 45.0}  # driving distances
 STRIDE = 2  # raster cells per cell of the answer
+EDGE_CELLS = 2  # of a piece, which do not count
 LEAST_CELLS = 2  # of an object's 2x2 raster cells, for the answer's cell to count as the object's
 
 
@@ -67,24 +69,30 @@ def truth_of(rasters: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def train_reader(
-    clips: Clips, seconds: float, seed: int = 0, batch: int = 32, most_steps: int = 4000, lr: float = 2e-3
+    clips: Clips, seconds: float, seed: int = 0, batch: int = 48, most_steps: int = 4000, lr: float = 2e-3
 ) -> Reader:
-    """Train on reference pictures for some seconds."""
+    """Train on pieces of reference pictures, most of them with lights and people, for some seconds."""
     torch.manual_seed(seed)
     device = clips.device
     net = Reader().to(device)
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01)
+    pictures, told, chances = clips.pictures.flatten(0, 1), clips.rasters.flatten(0, 1), piece_chances(clips)
     began, step = time.monotonic(), 0
     while step < most_steps and (share := (time.monotonic() - began) / seconds) < 1:
         optimiser.param_groups[0]["lr"] = lr * (1 - max(share, step / most_steps)) + 1e-5
-        pick = torch.randint(len(clips.pictures), (batch,), device=device)
-        rasters = clips.rasters[pick].flatten(0, 1)
+        places = [place.tolist() for place in drawn(chances, batch)]
+        spots = list(zip(*places, strict=True))
+        rasters = torch.stack([cut(told[i], r, c, TOKEN_PX // 2) for i, r, c in spots])
         inside, doubtful = truth_of(rasters)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = net(to_pixels(clips.pictures[pick].flatten(0, 1))).float()
+            seen = torch.stack([cut(pictures[i], r, c, TOKEN_PX) for i, r, c in spots])
+            logits = net(to_pixels(seen)).float()
         rare = torch.full((len(CLASSES), 1, 1), 6.0, device=device)
         loss = F.binary_cross_entropy_with_logits(logits, inside.float(), reduction="none", pos_weight=rare)
-        loss = (loss * ~doubtful).mean() * 50
+        counts = ~doubtful
+        counts[..., :EDGE_CELLS, :] = counts[..., -EDGE_CELLS:, :] = False  # the net sees nothing beyond a piece
+        counts[..., :EDGE_CELLS] = counts[..., -EDGE_CELLS:] = False
+        loss = (loss * counts).mean() * 50
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -9,8 +9,7 @@ from efficientgen.perception.rig import NANO_RIG
 
 REFERENCE, NANO, SANA_WM = "reference", "nano", "sana-wm"
 WORLDS = (REFERENCE, NANO, SANA_WM)
-SHIPPED = {NANO: "checkpoints/nano-world"}  # directories below the package's share
-
+NANO_HOME = Path("data/nano-world")  # where `train world` writes and drives look, below the working directory
 
 SINGLE = ("FRONT",)  # what SANA-WM draws; the others draw the nano rig
 
@@ -45,17 +44,34 @@ def require_cameras(planner: object, cameras: tuple[str, ...]) -> None:
         )
 
 
+def nano_directory(directory: str | Path | None = None) -> Path:
+    """Where the nano world's weights are: `directory`, or where `efficientgen train world` has put them.
+
+    Raises:
+        WorldOptionsError: none is given, and none was trained here.
+    """
+    if directory:
+        return Path(directory)
+    if not (NANO_HOME / "config.json").is_file():
+        raise WorldOptionsError(
+            f"no nano world is shipped yet, and none lies in {NANO_HOME}: train one on a GPU "
+            "(`efficientgen train world`, 8 minutes; docs/nano-world.md) or give --world-dir DIR"
+        )
+    return NANO_HOME
+
+
 def check_world(name: str, directory: str | Path | None) -> None:
     """Before anything is loaded: do a world's name and its directory go together?
 
     Raises:
         UnknownWorldError: no such world.
-        WorldOptionsError: an imagined world whose weights the user has to bring without its directory, or a directory
-            for a world that has no weights.
+        WorldOptionsError: an imagined world without its weights, or a directory for a world that has none.
         MissingWorldError, WrongVariantError: SANA-WM's directory is not there, or holds another release.
     """
     if name not in WORLDS:
         raise UnknownWorldError(f"no world {name!r}; choose one of {', '.join(WORLDS)}")
+    if name == NANO:
+        nano_directory(directory)
     if name == SANA_WM and not directory:
         raise WorldOptionsError(f"--world {SANA_WM} needs the released weights: give --world-dir DIR")
     if name == SANA_WM:
@@ -72,7 +88,7 @@ def load_world(
     """The world called `name`, ready for `reset`.
 
     Args:
-        directory: weights of an imagined world; None or "": the shipped ones of `nano`.
+        directory: weights of an imagined world; None or "": those of `nano` that were trained here (`NANO_HOME`).
         device: where an imagined world computes; "": the accelerator if there is one.
         refine: SANA-WM only: put the release's refiner into the loop.
         threads: of this process for an imagined world on a CPU; one makes its sums the same on every machine.
@@ -88,10 +104,9 @@ def load_world(
         return ReferenceWorld()
     chosen = _device(name, device)
     if name == NANO:
-        from efficientgen import share
         from efficientgen.worldsim.nano.world import NanoWorld
 
-        return NanoWorld.from_pretrained(directory or share(SHIPPED[NANO]), device=chosen, threads=threads)
+        return NanoWorld.from_pretrained(nano_directory(directory), device=chosen, threads=threads)
     try:
         import diffusers
     except ImportError as error:

@@ -16,7 +16,7 @@ def world_command(
     ),
     reference: Annotated[Path | None, typer.Option(help="Clips of other towns, to teach the reader with.")] = None,
     world: Annotated[str, typer.Option(help="nano; the others have no such gates.")] = "nano",
-    world_dir: Annotated[Path | None, typer.Option(help="Its directory; default: the shipped one.")] = None,
+    world_dir: Annotated[Path | None, typer.Option(help="Its directory; default: where `train world` writes.")] = None,
     planner: Annotated[Path | None, typer.Option(help="Planner whose vision features are compared.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     samples: Annotated[Path | None, typer.Option(help="PNG to write: dreams beside reference pictures.")] = None,
@@ -32,21 +32,20 @@ def world_command(
     os.environ.setdefault("EFFICIENTGEN_KERNELS", "reference")
     import torch
 
-    from efficientgen import share
     from efficientgen.eval.provenance import provenance
     from efficientgen.eval.world_gates import Deadline, chosen, examine
     from efficientgen.planning.load import DEFAULT, model_directory
     from efficientgen.worldsim.nano.checkpoint import load_nano
     from efficientgen.worldsim.nano.clips import load_clips
     from efficientgen.worldsim.nano.training import Clock
-    from efficientgen.worldsim.worlds import NANO, SHIPPED, WorldOptionsError
+    from efficientgen.worldsim.worlds import NANO, WorldOptionsError, nano_directory
 
     if world != NANO:
         raise WorldOptionsError(f"only --world {NANO} has these gates: {world} is not trained here")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cpu":
         torch.set_num_threads(threads)
-    directory = world_dir or share(SHIPPED[NANO])
+    directory = nano_directory(world_dir)
     autoencoder, model = load_nano(directory, device)
     clock = Clock()
     clips = chosen(load_clips(heldout, device), drives, steps)

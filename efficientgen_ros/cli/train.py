@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from efficientgen_ros.cli.train_world import world_command
+from efficientgen_ros.cli.train_world import decoder_command, world_command
 
 app = typer.Typer(help="Train models.", no_args_is_help=True)
 app.command("world")(world_command)
+app.command("world-decoder")(decoder_command)
 
 
 @app.callback()

@@ -10,6 +10,7 @@ from efficientgen.worldsim.nano.autoencoder import Autoencoder
 from efficientgen.worldsim.nano.checkpoint import load_nano
 from efficientgen.worldsim.nano.clips import NoClipsError, load_clips
 from efficientgen.worldsim.nano.fit_autoencoder import fit_autoencoder, weights_of
+from efficientgen.worldsim.nano.fit_decoder import finish_decoder, piece_chances
 from efficientgen.worldsim.nano.fit_world import FINISHED, dream, noise_levels, read_rasters
 from efficientgen.worldsim.nano.layout import Kind
 from efficientgen.worldsim.nano.model import RigRays
@@ -116,3 +117,19 @@ def test_a_gradient_that_is_not_finite_moves_nothing_far():
 def test_no_clips_is_an_error_with_the_remedy(tmp_path):
     with pytest.raises(NoClipsError, match="efficientgen data world"):
         load_clips(tmp_path, "cpu")
+
+
+def test_pieces_are_drawn_where_lights_and_people_are_and_only_the_decoder_learns(tmp_path):
+    clips = noise_clips((3,))
+    rasters = torch.zeros_like(clips.rasters)
+    rasters[1, 2, 20:22, 40:42, 0] = Kind.RED  # token (1, 2) of the last camera at step 1
+    clips = replace(clips, rasters=rasters)
+    chances = piece_chances(clips)
+    assert chances.shape == (9, 4, 8) and chances.flatten().argmax() == (3 + 2) * 32 + 1 * 8 + 2
+    autoencoder, _ = small()
+    before = {k: v.clone() for k, v in autoencoder.state_dict().items()}
+    latents = (torch.randn(3, 8, 4, 24), torch.randn(3, 8, 4, 24))
+    config, metrics = replace(QUICK, max_steps=3, ema=0.5), Metrics(tmp_path / "log", Clock(), lambda line: None)
+    done = finish_decoder(autoencoder, clips, latents, config, Clock(), 1e9, metrics, pieces=2)
+    changed = {k.partition(".")[0] for k, v in done.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"recall", "spread", "meet", "form", "rise", "join", "finish"}

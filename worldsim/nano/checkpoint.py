@@ -1,4 +1,4 @@
-"""A nano world as a directory: `config.json`, `model.safetensors` with both parts in bf16, and a card."""
+"""A nano world as a directory: `config.json`, `world.safetensors` with both parts in bf16, and a card."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from efficientgen.worldsim.sana.checkpoint import MissingWorldError, WrongVarian
 from efficientgen.worldsim.sana.config import config_from_json, read_json
 
 ARCHITECTURE = "NanoWorld"
-WEIGHTS = "model.safetensors"
+WEIGHTS = "world.safetensors"  # other names than planners have: `shipped_models` looks for theirs
 EXACT = ("mean", "std")  # statistics stay fp32
 PARTS = ("autoencoder", "world")
 
@@ -53,7 +53,7 @@ def load_nano(directory: Path, device: str | torch.device = "cpu") -> tuple[Auto
     if not directory.is_dir():
         raise MissingWorldError(
             f"{directory} is no directory; give one that `efficientgen train world` has written, or leave --world-dir "
-            "out for the shipped nano world"
+            "out for the one trained here"
         )
     config = read_json(directory / "config.json")
     if config.get("architectures") != [ARCHITECTURE]:

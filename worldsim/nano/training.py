@@ -23,7 +23,7 @@ class TrainConfig:
     """One training run of both parts.  `seconds` is its whole budget of wall time, gates included."""
 
     seconds: float = 480.0
-    gates_s: float = 45.0  # left over for them
+    gates_s: float = 75.0  # left over for them
     autoencoder_share: float = 0.4  # of what remains after loading
     polish_share: float = 0.07  # at the end, for the decoder on dreams
     autoencoder_batch: int = 32  # time steps, of three pictures
