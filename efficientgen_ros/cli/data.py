@@ -44,6 +44,18 @@ def record_command(
     print(f"{kept} of {drives} drives in {out}; those not kept held an infraction of the expert's own")
 
 
+def _logs_in(directory: Path, limit: int | None = None) -> list[Path]:
+    """The oracle logs of a directory, by name.
+
+    Raises:
+        NoLogsError: there are none.
+    """
+    paths = sorted(directory.glob("*.npz"))[:limit]
+    if not paths:
+        raise NoLogsError(f"no oracle logs in {directory}; make some with `efficientgen data record --out {directory}`")
+    return paths
+
+
 @app.command("render")
 def render_command(
     logs: Annotated[Path, typer.Option(help="Directory of oracle logs.")] = Path("data/logs"),
@@ -56,9 +68,7 @@ def render_command(
     """Perturb, relabel and render oracle logs into a training set."""
     from efficientgen.eval.dataset import DatasetConfig, render_set
 
-    paths = sorted(logs.glob("*.npz"))[:limit]
-    if not paths:
-        raise NoLogsError(f"no oracle logs in {logs}; make some with `efficientgen data record --out {logs}`")
+    paths = _logs_in(logs, limit)
     with _progress() as progress:
         task = progress.add_task("rendering", total=len(paths))
         total = render_set(
@@ -146,9 +156,7 @@ def world_command(
     """Render oracle logs into clips for `train world`: pictures, condition rasters, poses, every 0.4 s."""
     from efficientgen.eval.world_clips import ClipsConfig, render_clips
 
-    paths = sorted(logs.glob("*.npz"))[:limit]
-    if not paths:
-        raise NoLogsError(f"no oracle logs in {logs}; make some with `efficientgen data record --out {logs}`")
+    paths = _logs_in(logs, limit)
     with _progress() as progress:
         task = progress.add_task("rendering", total=len(paths))
 

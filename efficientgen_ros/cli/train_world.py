@@ -32,6 +32,8 @@ def world_command(
     os.environ.setdefault("EFFICIENTGEN_KERNELS", "reference")  # compiling them would take a minute of the run
     import torch
 
+    from efficientgen.eval.provenance import provenance
+    from efficientgen.eval.results import write_json
     from efficientgen.worldsim.nano.clips import load_clips
     from efficientgen.worldsim.nano.train import train_nano
     from efficientgen.worldsim.nano.training import Clock, TrainConfig
@@ -54,9 +56,10 @@ def world_command(
         gates = examine(autoencoder, model, load_clips(heldout, device), clips, deadline, samples=out / "samples.png")
     except Exception:  # the checkpoint is written; what went wrong with its examination goes on record
         gates = {"error": traceback.format_exc()}
+    gates = {"result": "world-gates", "world": "nano", **provenance()} | gates
     for directory in (out, export):
         if directory is not None:
-            (directory / "gates.json").write_text(json.dumps(gates, indent=1) + "\n")
+            write_json(gates, directory / "gates.json")
     if export is not None:
         for name in ("training.jsonl", "samples.png"):
             if (out / name).exists():

@@ -8,7 +8,7 @@ import torch
 from efficientgen.eval import world_gates
 from efficientgen.eval.world_features import distances, frechet
 from efficientgen.eval.world_gates import Deadline, Dreams, chosen, examine
-from efficientgen.eval.world_reader import CLASSES, LIGHTS, read, train_reader, truth_of
+from efficientgen.eval.world_reader import CLASSES, LIGHTS, Reader, read, train_reader, truth_of
 from efficientgen.worldsim.nano.layout import Kind
 from efficientgen.worldsim.nano.training import Clock
 from tests.worldsim.nano_models import noise_clips, small
@@ -112,3 +112,16 @@ def test_frechet_distance_of_gaussians_and_of_none():
     assert frechet(a, wide) == pytest.approx(4.0, rel=0.1), "(3 - 1)^2"
     told = distances(a, a)
     assert told["own_moment_over_other_moment"] == 0.0 and told["frechet_between_halves_of_real"] < 0.05
+
+
+def test_a_reader_that_says_yes_to_everything_passes_no_gate(monkeypatch):
+    """All cells of all classes found, and nothing known: recall alone would be perfect."""
+    clips = painted_clips()
+    yes = Reader()
+    for parameter in yes.parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.nn.init.constant_(parameter, 5.0)  # the last one is the bias of the answers
+    monkeypatch.setattr(world_gates, "train_reader", lambda reference, seconds: yes.eval())
+    told = world_gates._recall(Dreams(clips, clips.pictures, clips.pictures), clips, 60.0)
+    assert told["vehicle"]["dream_recall"] == 1.0 and not told["reader_fit"] and not told["passed"]
+    assert "left out" in world_gates._recall(Dreams(clips, clips.pictures, clips.pictures), clips, 2.0)
