@@ -108,10 +108,7 @@ def text_command(
     """Describe every plan stamp of oracle logs in English, one line each; every tenth drive is held out."""
     from efficientgen.eval.text_corpus import write_corpus
 
-    paths = sorted(logs.glob("*.npz"))
-    if not paths:
-        raise NoLogsError(f"no oracle logs in {logs}; make some with `efficientgen data record --out {logs}`")
-    for name, lines in write_corpus(paths, out).items():
+    for name, lines in write_corpus(_logs_in(logs), out).items():
         print(f"{lines} lines in {out / name}")
 
 
@@ -124,9 +121,7 @@ def slim_command(
     from efficientgen.eval.oracle_log import load_oracle_log, save_oracle_log
     from efficientgen.eval.world_clips import slim
 
-    paths = [path for directory in logs for path in sorted(directory.glob("*.npz"))]
-    if not paths:
-        raise NoLogsError(f"no oracle logs in {', '.join(map(str, logs))}; make some with `efficientgen data record`")
+    paths = [path for directory in logs for path in _logs_in(directory)]
     written = [save_oracle_log(slim(load_oracle_log(path)), out) for path in paths]
     print(f"{len(written)} logs in {out}, {sum(path.stat().st_size for path in written) / 2**20:.1f} MiB")
 
