@@ -84,6 +84,10 @@ class Heads:
     eps: float = 1e-6
 
 
+class TileError(ValueError):
+    """A tile that cannot hold what one program of the product needs together."""
+
+
 class Workspace:
     """Room for the parts of split products, and the counters of who is done; zero between products."""
 
@@ -155,10 +159,16 @@ def skinny(
     Args:
         out: (M, N), for SWIGLU (M, N / 2), for ROPE (M, Hq, D).
         squares: (N / tile.columns, M) fp32, of RESIDUAL: where the squares of y go.
+
+    Raises:
+        TileError: the tile cuts what has to stay in one program.
     """
     (m, k), n = x.shape, weight.shape[0]
     paired = kind in (SWIGLU, ROPE)
     half = heads.keys.shape[-1] // 2 if heads is not None else n // 2 if paired else 0
+    if heads is not None and (half % tile.columns or heads.norm is not None and half != tile.columns):
+        least = "a divisor of half a head" if heads.norm is None else "half a head, whose norm needs the whole"
+        raise TileError(f"{tile.columns} columns for heads of {2 * half}: give {least}")
     held, tiles = rows_per_program(m), ceil_div(n, tile.columns * (2 if paired else 1))
     per = ceil_div(ceil_div(k, tile.inner), tile.split) * tile.inner
     split = ceil_div(k, per)  # no part is empty

@@ -35,6 +35,8 @@ CANDIDATES: dict[str, tuple[Tile, ...]] = {
         Tile(16, 256, 1, 4, 4, 2),
     ),
 }  # fmt: skip
+# a head's own norm (Qwen3) needs the whole head in one program: half of its width, 64, twice
+WHOLE_HEADS = (Tile(64, 128, 4, 4, 3, 3), Tile(64, 64, 4, 4, 5, 4), Tile(64, 64, 2, 4, 5, 4), Tile(64, 64, 4, 8, 5, 4))
 WIDE: dict[str, tuple[Tile, ...]] = {  # of 65 rows and more
     "qkv": (Tile(64, 64, 4, 8, 3, 2),),
     "out": (Tile(64, 64, 2, 8, 3, 2),),
@@ -67,16 +69,26 @@ def choose(engine: Engine, rows: Iterable[int], libraries_only: bool = False) ->
     measured, choices = [], dict[tuple[str, int], Tile | None]()
     for count, step in steps.items():
         for name in PRODUCTS:
-            tiles: list[Tile | None] = [None] if libraries_only else [None, *candidates(name, count)]
+            tiles: list[Tile | None] = [None] if libraries_only else [None, *candidates(name, count, whole_head(engine))]
             told = [Measured(name, count, tile, time_product(engine, step, name, tile)) for tile in tiles]
             choices[name, count] = min(told, key=lambda m: m.us).tile
             measured += told
     return choices, measured
 
 
-def candidates(name: str, rows: int) -> tuple[Tile, ...]:
-    """What may be tried for a product of so many rows."""
-    return (CANDIDATES if rows <= 64 else WIDE)[name]
+def candidates(name: str, rows: int, whole: int = 0) -> tuple[Tile, ...]:
+    """What may be tried for a product of so many rows; `whole`: columns that qkv must hold, for norms of heads."""
+    tiles = (CANDIDATES if rows <= 64 else WIDE)[name]
+    if name != "qkv" or not whole:
+        return tiles
+    tiles = (WHOLE_HEADS if rows <= 64 else ()) + tiles
+    return tuple(tile for tile in tiles if tile.columns == whole)
+
+
+def whole_head(engine: Engine) -> int:
+    """Columns that a program of qkv must hold: half a head where heads are normed, else 0 for any number."""
+    text = engine.weights.config
+    return text.head_dim // 2 if text.qk_norm else 0
 
 
 def split_attention(engine: Engine, step: Step) -> None:
@@ -102,7 +114,7 @@ def compile_all(engine: Engine, steps: Sequence[Step]) -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool, AsyncCompileMode(pool):
         for step in held.values():
             for name in PRODUCTS:
-                for tile in candidates(name, step.rows):
+                for tile in candidates(name, step.rows, whole_head(engine)):
                     for _ in _product(engine, step, name, tile, 1, compile_only=True):
                         pass
         text = engine.weights.config

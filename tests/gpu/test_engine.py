@@ -11,7 +11,7 @@ from efficientgen.planning.cache import KVCache
 from efficientgen.planning.config import efficient_dlm, fast_ddrive
 from efficientgen.planning.engine import Engine
 from efficientgen.planning.engine_layers import PRODUCTS, Step
-from efficientgen.planning.engine_tune import candidates, choose
+from efficientgen.planning.engine_tune import candidates, choose, whole_head
 from tests.kernels.decoding import Made, Sizes, attention_error, product_errors, row_errors
 
 pytestmark = [
@@ -51,12 +51,16 @@ def model():
 
 
 @torch.inference_mode()
-def test_every_candidate_is_the_librarys_product(model):
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3"])
+def test_every_candidate_is_the_librarys_product(model, family: str):
+    if family == "qwen3":
+        config = efficient_dlm("4b")
+        model = random_model(replace(config, text=replace(config.text, num_hidden_layers=2)), 0, torch.bfloat16, "cuda")
     engine = Engine(model, 2048)
     for rows in (1, 16, 48, 128):
         for name in PRODUCTS:
-            got = []
-            for tile in (None, *candidates(name, rows)):
+            got, whole = [], whole_head(engine)
+            for tile in (None, *candidates(name, rows, whole)):
                 step, generator = Step(engine.weights, rows, rows, 1024), torch.Generator("cuda").manual_seed(rows)
                 for x in (step.x, step.attended, step.gated):
                     x.normal_(generator=generator)
@@ -66,7 +70,7 @@ def test_every_candidate_is_the_librarys_product(model):
                 engine.layers.trial({(name, rows): tile}).product(step, name, 1)
                 out = {"qkv": step.q, "gate_up": step.gated}.get(name, step.x)
                 got.append(torch.cat([out.flatten(), engine.store[1, :, :, engine.capacity :].flatten()]).float())
-            for tile, each in zip(candidates(name, rows), got[1:], strict=True):
+            for tile, each in zip(candidates(name, rows, whole), got[1:], strict=True):
                 assert (each - got[0]).norm() / got[0].norm() < 2 * ROUNDED, (rows, name, tile)
 
 

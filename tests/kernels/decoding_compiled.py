@@ -9,7 +9,7 @@ from triton.compiler import ASTSource
 
 from efficientgen.kernels import prefix_attention, rows, skinny
 from efficientgen.kernels.skinny import RESIDUAL, ROPE, SWIGLU, Tile, ceil_div
-from efficientgen.planning.engine_tune import candidates
+from efficientgen.planning.engine_tune import WHOLE_HEADS, candidates
 from tests.kernels.assembler import resources
 
 HIDDEN, WIDE, QUERIES, SHARED, WIDTH, QKV, VOCABULARY = 2048, 11008, 16, 2, 128, 2560, 151936
@@ -63,6 +63,11 @@ if __name__ == "__main__":
                 told = {"kernel": name, "sm": capability, "rows": held, "tile": str(tile)}
                 made = build(skinny._skinny, product(kind, n, k, tile, held), capability, tile.warps, tile.stages)
                 print(json.dumps(told | made), flush=True)
+        for held, tile in ((16, WHOLE_HEADS[0]), *((64, tile) for tile in WHOLE_HEADS)):  # Qwen3-4B: 2,560 to 6,144
+            shape = product(ROPE, 48 * WIDTH, 2560, tile, held) | {"HQ": 32, "HKV": 8, "HEAD_NORM": True, "BIAS": False}
+            made = build(skinny._skinny, shape, capability, tile.warps, tile.stages)
+            told = {"kernel": "normed qkv", "sm": capability, "rows": held, "tile": str(tile)}
+            print(json.dumps(told | made), flush=True)
         at = {"H": QUERIES, "G": QUERIES // SHARED, "D": WIDTH, "BD": WIDTH, "OVERLAP": True}
         for held in (16, 64, 128):
             shape = at | {"CHUNK": 128, "BM": held, "BN": 64 if held < 128 else 32, "SCALE": 0.1}

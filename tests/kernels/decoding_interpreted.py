@@ -10,6 +10,8 @@ from tests.kernels.decoding import Made, Sizes, attention_error, product_errors,
 CASES = {
     "narrow": (Sizes(), Tile(16, 32, 1)),
     "split": (Sizes(rows=17, head_norm=True), Tile(16, 16, 3)),
+    "half heads": (Sizes(rows=3, queries=8, shared=2, width=64), Tile(16, 32, 2)),
+    "qwen3": (Sizes(hidden=96, rows=3, queries=4, shared=1, width=64, head_norm=True), Tile(32, 32, 3)),
     "uneven": (Sizes(hidden=80, wide=40, width=16, queries=6, shared=2, rows=1), Tile(16, 32, 2)),
 }
 for name, (sizes, tile) in CASES.items():

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from efficientgen.kernels.prefix_attention import attend_reference, chunk_of, ways
-from efficientgen.kernels.skinny import ROPE, SWIGLU, Norm, skinny_reference
+from efficientgen.kernels.skinny import ROPE, SWIGLU, Norm, Tile, TileError, Workspace, skinny, skinny_reference
+from efficientgen.planning.engine_tune import candidates
 from tests.kernels.decoding import Made, Sizes
 from tests.kernels.test_frame_gdn import _script
 
@@ -13,7 +14,7 @@ from tests.kernels.test_frame_gdn import _script
 def test_kernels_are_their_references_under_the_interpreter():
     pytest.importorskip("triton")
     cases = _script("decoding_interpreted.py", TRITON_INTERPRET="1")
-    assert [case["case"] for case in cases] == ["narrow", "split", "uneven"]
+    assert [case["case"] for case in cases] == ["narrow", "split", "half heads", "qwen3", "uneven"]
     for case in cases:
         assert max(case["errors"].values()) < 2e-6, case
 
@@ -21,7 +22,7 @@ def test_kernels_are_their_references_under_the_interpreter():
 def test_kernels_compile_for_a_chip_without_spilling():
     pytest.importorskip("triton")
     built = _script("decoding_compiled.py", "90")
-    names = {"qkv", "out", "gate_up", "down", "attend", "merge", "embed", "squares", "normed", "swiglu", "place"}
+    names = {"qkv", "normed qkv", "out", "gate_up", "down", "attend", "merge", "embed", "squares", "normed", "swiglu", "place"}
     assert {kernel["kernel"] for kernel in built} == names
     for kernel in built:
         assert kernel["spilled"] == 0 and kernel["shared"] <= 227 * 1024, kernel
@@ -65,3 +66,18 @@ def test_splits_cover_the_context(rows: int, context: int):
         assert chunk % 32 == 0 and held >= 16 and -(-context // chunk) <= 64
     chunk, held = chunk_of(context, rows, 16, 2)
     assert chunk % 32 == 0 and held >= 16
+
+
+def test_a_tile_that_cuts_a_normed_head_is_refused():
+    """The mean square of half a head is not the head's: such a tile gave wrong numbers, not an error."""
+    sizes, made = Sizes(rows=4, head_norm=True), Made("cpu", torch.float32, 5)
+    x, weight, heads = made.normal(4, 64), made.normal(sizes.qkv, 64), made.heads(sizes, 0)
+    room, q = Workspace(x.device, 1), x.new_empty(4, sizes.queries, sizes.width)
+    with pytest.raises(TileError, match="8 columns for heads of 32"):
+        skinny(x, weight, ROPE, Tile(8, 32, 1), q, room, heads=heads)
+
+
+@pytest.mark.parametrize("rows", [1, 32, 64, 272])
+def test_candidates_keep_normed_heads_whole(rows: int):
+    assert {tile.columns for tile in candidates("qkv", rows, 64)} == {64}
+    assert candidates("down", rows, 64) == candidates("down", rows)
