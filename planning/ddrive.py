@@ -37,7 +37,16 @@ from efficientgen.planning.tokenizer import (
     Vocabulary,
     load_tokenizer,
 )
-from efficientgen.planning.views import VIEWS, UnknownSchemaError, View, pictures, required, shortfall, view_of
+from efficientgen.planning.views import (
+    VIEWS,
+    UnknownSchemaError,
+    View,
+    patches_on,
+    pictures,
+    required,
+    shortfall,
+    view_of,
+)
 
 CAMERAS = ("FRONT_LEFT", "FRONT", "FRONT_RIGHT")  # WOD-E2E order
 TOKEN_BUDGET = 4096  # prompt and answer; the releases were trained on 2048
@@ -154,8 +163,12 @@ class DDrive:
             PromptTooLongError: prompt and answer exceed `max_tokens`.
         """
         require_readable(observation, required(self.view, observation))
-        images = pictures(self.view, observation)
-        grids = tuple(grid_of(*image.shape[1:3]) for image in images)
+        if self.device.type == "cpu":
+            images = pictures(self.view, observation)
+            grids = tuple(grid_of(*image.shape[1:3]) for image in images)
+            patches = torch.cat([patchify(torch.from_numpy(image)[None]) for image in images], 1)
+        else:
+            patches, grids = patches_on(self.view, observation, self.device)
         ids = self._prompt_ids(observation, [h * w // MERGE**2 for _, h, w in grids])
         if len(ids) + len(self.template) > self.max_tokens:
             raise PromptTooLongError(
@@ -163,8 +176,7 @@ class DDrive:
                 f"{self.max_tokens}: shorten prompt.txt, lower max_pixels in preprocessor_config.json, or raise "
                 "max_tokens"
             )
-        patches = [patchify(torch.from_numpy(image)[None].to(self.device)) for image in images]
-        return torch.cat(patches, 1).to(self.dtype), grids, ids  # (1, sum of h w, 1176)
+        return patches.to(self.dtype), grids, ids  # (1, sum of h w, 1176)
 
     def _prompt_ids(self, observation: Observation, tokens: list[int]) -> list[int]:
         if self.prompt is not None:

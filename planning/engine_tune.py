@@ -69,7 +69,9 @@ def choose(engine: Engine, rows: Iterable[int], libraries_only: bool = False) ->
     measured, choices = [], dict[tuple[str, int], Tile | None]()
     for count, step in steps.items():
         for name in PRODUCTS:
-            tiles: list[Tile | None] = [None] if libraries_only else [None, *candidates(name, count, whole_head(engine))]
+            tiles: list[Tile | None] = (
+                [None] if libraries_only else [None, *candidates(name, count, whole_head(engine))]
+            )
             told = [Measured(name, count, tile, time_product(engine, step, name, tile)) for tile in tiles]
             choices[name, count] = min(told, key=lambda m: m.us).tile
             measured += told

@@ -9,16 +9,21 @@ now (WOD-E2E), or three frames of the front camera over the last second (nuScene
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from efficientgen.perception.health import Expected
-from efficientgen.perception.patches import TEMPORAL_PATCH
+from efficientgen.perception.patches import TEMPORAL_PATCH, grid_of, patchify
 from efficientgen.perception.resize import RELEASED_PIXELS, resize, smart_size
+from efficientgen.perception.resize_device import resampled
 from efficientgen.perception.types import NS, U8, Observation
+from efficientgen.perception.vision import Grid
 from efficientgen.planning.schema import NANO, NUSCENES, WOD_E2E, Schema
 
 SPAN_SLACK_S = 0.05
@@ -85,21 +90,54 @@ def pictures(view: View, observation: Observation) -> list[U8]:
     The observation is one that `require_readable` passed.
     """
     out: list[U8] = []
-    looked_at = required(view, observation)
-    frames = [(name, f) for name in looked_at.cameras for f in observation.cameras[name][-looked_at.frames :]]
+    frames = _frames(view, observation)
     if view.pixels is None:
-        sized = [frame.image for _, frame in frames]
+        sized = [image for _, image in frames]
     else:  # Pillow resizes without holding the interpreter
         with ThreadPoolExecutor(len(frames)) as pool:
-            sized = list(pool.map(lambda each: _sized(view, each[1].image), frames))
-    for camera in looked_at.cameras:
-        images = [image for (name, _), image in zip(frames, sized, strict=True) if name == camera]
-        if view.paired:
-            images = images if len(images) == TEMPORAL_PATCH else images * TEMPORAL_PATCH
-            out.append(np.stack(images))
-        else:
-            out += [np.stack([image] * TEMPORAL_PATCH) for image in images]
+            sized = list(pool.map(lambda each: _sized(view, each[1]), frames))
+    for group in _together(view, [name for name, _ in frames]):
+        out.append(np.stack([sized[i] for i in group]))
     return out
+
+
+def patches_on(view: View, observation: Observation, device: torch.device) -> tuple[Tensor, tuple[Grid, ...]]:
+    """What `patchify` makes of `pictures`, (1, N, 1176) float32 and a grid each, with all the work done on `device`.
+
+    Pictures go there as they come from the camera, and nothing waits for that.  The same numbers as on a CPU.
+    """
+    frames = _frames(view, observation)
+    sized: dict[int, Tensor] = {}
+    shapes = [image.shape for _, image in frames]
+    for shape in dict.fromkeys(shapes):
+        members = [i for i, other in enumerate(shapes) if other == shape]
+        raw = torch.empty((len(members), *shape), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        for row, i in zip(raw.numpy(), members, strict=True):
+            row[:] = frames[i][1]
+        there = raw.to(device, non_blocking=True)
+        if view.pixels is not None:
+            there = resampled(there, *smart_size(*shape[:2], *view.pixels))
+        sized |= dict(zip(members, there, strict=True))
+    groups = _together(view, [name for name, _ in frames])
+    images = [torch.stack([sized[i] for i in group]) for group in groups]  # (2, H, W, 3) each
+    grids = tuple(grid_of(*image.shape[1:3]) for image in images)
+    if len(set(grids)) == 1:
+        return patchify(torch.stack(images)).flatten(0, 1)[None], grids
+    return torch.cat([patchify(image[None]) for image in images], 1), grids
+
+
+def _frames(view: View, observation: Observation) -> list[tuple[str, U8]]:
+    """The frames that are looked at, with their cameras."""
+    looked_at = required(view, observation)
+    return [(name, f.image) for name in looked_at.cameras for f in observation.cameras[name][-looked_at.frames :]]
+
+
+def _together(view: View, cameras: Sequence[str]) -> list[tuple[int, ...]]:
+    """Which of the frames, given by their cameras, are the two halves of each picture."""
+    if not view.paired:
+        return [(i,) * TEMPORAL_PATCH for i in range(len(cameras))]
+    groups = [tuple(i for i, other in enumerate(cameras) if other == name) for name in dict.fromkeys(cameras)]
+    return [group if len(group) == TEMPORAL_PATCH else group * TEMPORAL_PATCH for group in groups]
 
 
 def camera_names(view: View, observation: Observation) -> tuple[str, ...]:

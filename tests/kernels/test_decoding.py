@@ -22,7 +22,20 @@ def test_kernels_are_their_references_under_the_interpreter():
 def test_kernels_compile_for_a_chip_without_spilling():
     pytest.importorskip("triton")
     built = _script("decoding_compiled.py", "90")
-    names = {"qkv", "normed qkv", "out", "gate_up", "down", "attend", "merge", "embed", "squares", "normed", "swiglu", "place"}
+    names = {
+        "qkv",
+        "normed qkv",
+        "out",
+        "gate_up",
+        "down",
+        "attend",
+        "merge",
+        "embed",
+        "squares",
+        "normed",
+        "swiglu",
+        "place",
+    }
     assert {kernel["kernel"] for kernel in built} == names
     for kernel in built:
         assert kernel["spilled"] == 0 and kernel["shared"] <= 227 * 1024, kernel
