@@ -20,7 +20,7 @@ from efficientgen.kernels.skinny import Workspace, ceil_div
 from efficientgen.planning.cache import CacheFullError, Mode, sent
 from efficientgen.planning.config import ModelConfig
 from efficientgen.planning.engine_layers import Choices, Layers, Step
-from efficientgen.planning.engine_prefill import prefill, shared_prefix
+from efficientgen.planning.engine_prefill import Prefills, shared_prefix
 from efficientgen.planning.engine_tune import split_attention
 from efficientgen.planning.engine_weights import fuse
 from efficientgen.planning.model import VisionLanguageModel, mrope
@@ -63,6 +63,7 @@ class Engine:
         self.layers = Layers(self.weights, self.store, cos, sin, choices or {}, room, overlap)
         self.graphs = cuda if graphs is None else graphs
         self.measure_attention = False  # until products are chosen by measurement, too
+        self._prefills = Prefills(self.graphs)
         self._prompt: list[int] = []
         self.kept = 0  # tokens of the last prompt that were there from the one before
         self._steps: dict[tuple[int, int, int], tuple[Step, torch.cuda.CUDAGraph | None]] = {}
@@ -124,7 +125,7 @@ class Engine:
 
     @torch.inference_mode()
     def prefill(self, ids: list[int], embeds: Tensor, positions: Tensor) -> tuple[EngineCache, Tensor]:
-        """A cache that holds the prompt, and the hidden state (H,) of its last token behind the final norm.
+        """A cache that holds the prompt, and the hidden state (H,) of its last token, valid until the next prefill.
 
         Args:
             ids: the P tokens, by which it is known how much of the last prompt still holds.
@@ -138,7 +139,7 @@ class Engine:
         cache.reserve(len(ids))
         start = shared_prefix(self._prompt, ids, self.config.image_token_id)
         self._prompt = []  # not valid while it is being overwritten
-        hidden = prefill(self.layers, embeds[start:], positions[:, start:], start)
+        hidden = self._prefills.run(self.layers, embeds[start:], positions[:, start:], start)
         cache.length, self._prompt, self.kept = len(ids), list(ids), start
         return cache, hidden
 

@@ -13,7 +13,7 @@ from efficientgen.planning.ddrive import DDrive
 from efficientgen.planning.decode import DECODERS
 from efficientgen.planning.decode_speculative import fused_width
 from efficientgen.planning.engine import Engine
-from efficientgen.planning.engine_prefill import shared_prefix
+from efficientgen.planning.engine_prefill import BUCKET, HELD, near, shared_prefix
 from tests.planning.conftest import random_observation
 
 QWEN25 = TextConfig(64, 96, 3, 4, 2, 100, mrope_section=(2, 3, 3))
@@ -141,3 +141,37 @@ def test_every_mask_leaves_each_row_something_to_see():
     for seen in ("causal", "block", torch.eye(3, dtype=torch.bool)):
         mask = engine._mask(seen, 3, 8, 8)
         assert (mask.sum(1) > 0).all() and mask[:3, 3:].sum() == 0
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 130])
+def test_padding_a_prompt_changes_nothing(length: int):
+    """Of any length, behind kept tokens or none, and where the cache ends before the padding would."""
+    model = text_model(QWEN25)
+    engine, cache = Engine(model, 131, rows=(1, 8)), KVCache(QWEN25, 131, torch.float64, torch.device("cpu"))
+    ids = torch.randint(0, 100, (length + 1,))
+    theirs = cache.read(model, ids, torch.arange(length + 1), "causal")
+    places = torch.arange(length + 1).expand(3, -1)
+    for count, kept in ((length, 0), (length + 1, length)):
+        mine, ours = engine.prefill(ids[:count].tolist(), model.embed(ids[:count]), places[:, :count])
+        assert mine.length == count and engine.kept == kept
+        torch.testing.assert_close(ours, theirs[count - 1], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mine.store[..., :count, :], cache.store[:, :, 0, :, :count], rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_few_lengths_of_prompts_are_held():
+    model = text_model(replace(QWEN25, num_hidden_layers=1))
+    engine = Engine(model, 2000, rows=(1,))
+    for buckets in range(1, HELD + 4):
+        ids = torch.randint(0, 100, (buckets * BUCKET,))
+        engine.cache()
+        engine.prefill(ids.tolist(), model.embed(ids), torch.arange(len(ids)).expand(3, -1))
+    held = list(engine._prefills._held)
+    assert len(held) == HELD and held[-1] == (0, (HELD + 3) * BUCKET)
+
+
+def test_lengths_that_the_next_prompt_may_have_are_captured_with_it():
+    """A history with a digit more must not wait for a capture."""
+    assert near(1146) == [1152, 1216]
+    assert near(1152 - 32) == [1152] and near(1090) == [1152, 1088] and near(3) == [64]
