@@ -40,6 +40,7 @@ def attend_reference(q: Tensor, keys: Tensor, values: Tensor, start: Tensor, mas
     return torch.einsum("hrs,hsd->rhd", weights, v).reshape(rows, -1).to(q.dtype)
 
 
+CHUNKS = (64, 96, 128, 192, 256, 384, 512, 768, 1024)  # keys of a program that are tried
 LOG2_E = 1.4426950408889634
 
 
@@ -62,12 +63,13 @@ def chunk_of(context: int, rows: int, heads: int, shared: int, programs: int = 1
 
 
 def ways(context: int, rows: int, heads: int, shared: int) -> list[tuple[int, int]]:
-    """(chunk, held) pairs that are worth a measurement; few chunks, so that few kernels are compiled."""
+    """(chunk, held) pairs that are worth a measurement; a kernel is compiled for each `held` only."""
     folded, out = rows * heads // shared, list[tuple[int, int]]()
     for held in (16, 32, 64, 128):
-        for chunk in (64, 128, 256, 512):
-            programs = -(-folded // held) * shared * -(-context // chunk)
-            if held < 2 * max(16, folded) and 30 <= programs <= 1100 and -(-context // chunk) <= 64:
+        for chunk in CHUNKS:
+            splits = -(-context // chunk)
+            programs = -(-folded // held) * shared * splits
+            if held < 2 * max(16, folded) and 30 <= programs <= 700 and splits <= 64:
                 out.append((chunk, held))
     return out or [chunk_of(context, rows, heads, shared)]
 
@@ -81,12 +83,12 @@ def attend(
     shared, splits = len(keys), len(room.parts)
     tail = mask.shape[1]
     more: dict[str, Any] = {"launch_pdl": True} if overlap else {}
-    first = {} if INTERPRETED else {"num_warps": 4 if held < 64 else 8, "num_stages": 2}
-    step = min(64 if held < 128 else 32, chunk)  # no tile of these spills registers at D 128
+    first = {} if INTERPRETED else {"num_warps": 4 if held < 128 else 8, "num_stages": 2}
+    step = 64 if q.element_size() < 4 else 32  # no tile of these spills registers at D 128
     wide = triton.next_power_of_2(width)
     _attend_split.run(
-        q, keys, values, start, mask, room.parts, room.sums, rows, tail, keys.stride(0),
-        H=heads, G=heads // shared, D=width, BD=wide, CHUNK=chunk, BM=held, BN=step, SCALE=width**-0.5 * LOG2_E,
+        q, keys, values, start, mask, room.parts, room.sums, rows, tail, keys.stride(0), chunk,
+        H=heads, G=heads // shared, D=width, BD=wide, BM=held, BN=step, BT=32, SCALE=width**-0.5 * LOG2_E,
         OVERLAP=overlap, grid=(triton.cdiv(rows * heads // shared, held), shared, splits), warmup=compile_only,
         **first, **more,
     )  # fmt: skip
@@ -99,55 +101,86 @@ def attend(
 if triton is not None:
 
     @triton.jit
+    def _ask(at):
+        """Ask the L2 cache for the lines at `at`, and do not wait."""
+        tl.inline_asm_elementwise("prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [at], dtype=tl.int32,
+                                  is_pure=False, pack=1)  # fmt: skip
+
+    @triton.jit
+    def _keys_and_values(keys, values, key, width, D: tl.constexpr, BD: tl.constexpr):
+        if BD == D:  # without masks: fewer registers
+            k = tl.load(keys + key[None, :] * D + width[:, None])
+            v = tl.load(values + key[:, None] * D + width[None, :])
+        else:
+            k = tl.load(keys + key[None, :] * D + width[:, None], mask=(width < D)[:, None], other=0.0)
+            v = tl.load(values + key[:, None] * D + width[None, :], mask=(width < D)[None, :], other=0.0)
+        return k, v
+
+    @triton.jit
+    def _take(scores, v, best, total, acc):
+        """One step of the online softmax."""
+        new = tl.maximum(best, tl.max(scores, 1))
+        safe = tl.where(new == float("-inf"), 0.0, new)
+        weights = tl.exp2(scores - safe[:, None])
+        fade = tl.exp2(best - safe)
+        total = total * fade + tl.sum(weights, 1)
+        acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None], input_precision="ieee")
+        return new, total, acc
+
+    @triton.jit
     def _attend_split(
         q_ptr, keys_ptr, values_ptr, start_ptr, mask_ptr, parts_ptr, sums_ptr, R, T, head_stride,
-        H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, CHUNK: tl.constexpr, BM: tl.constexpr,
-        BN: tl.constexpr, SCALE: tl.constexpr, OVERLAP: tl.constexpr,
+        CHUNK, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
+        BN: tl.constexpr, BT: tl.constexpr, SCALE: tl.constexpr, OVERLAP: tl.constexpr,
     ):  # fmt: skip
         """BM folded rows (row, head of the group) of one K/V head against CHUNK keys."""
-        if OVERLAP:
-            gdc_wait()
-            gdc_launch_dependents()
         shared, split = tl.program_id(1), tl.program_id(2)
-        folded = tl.program_id(0) * BM + tl.arange(0, BM)
-        row, head = folded // G, shared * G + folded % G
-        real = row < R
-        width = tl.arange(0, BD)
-        at = (row * H + head) * D
         start = tl.load(start_ptr)
         low = split * CHUNK
         high = min(low + CHUNK, start + T)
+        width = tl.arange(0, BD)
+        plane = shared.to(tl.int64) * head_stride
+        if OVERLAP:
+            # the prefix was written by earlier forwards: ask for it while the kernel in front still runs
+            if tl.program_id(0) == 0:
+                for i in range(0, tl.cdiv(min(high, start) - low, BN)):
+                    line = tl.minimum(low + i * BN + tl.arange(0, BN), start - 1)[:, None] * D
+                    line += tl.arange(0, 2)[None, :] * (D // 2)
+                    _ask(keys_ptr + plane + line)
+                    _ask(values_ptr + plane + line)
+            gdc_wait()
+            gdc_launch_dependents()
+        folded = tl.program_id(0) * BM + tl.arange(0, BM)
+        row, head = folded // G, shared * G + folded % G
+        real = row < R
+        at = (row * H + head) * D
         sums_at = sums_ptr + (split * R + row) * H + head
         if low >= high:
             tl.store(sums_at, tl.full((BM,), float("-inf"), tl.float32), mask=real)
             return
-        q = tl.load(q_ptr + at[:, None] + width[None, :], mask=real[:, None] & (width < D)[None, :], other=0.0)
+        if BD == D:
+            q = tl.load(q_ptr + at[:, None] + width[None, :], mask=real[:, None], other=0.0)
+        else:
+            q = tl.load(q_ptr + at[:, None] + width[None, :], mask=real[:, None] & (width < D)[None, :], other=0.0)
         best = tl.full((BM,), float("-inf"), tl.float32)
         total = tl.zeros((BM,), tl.float32)
         acc = tl.zeros((BM, BD), tl.float32)
-        for i in range(0, CHUNK // BN):
+        whole = tl.maximum(min(high, start) - low, 0) // BN
+        for i in range(0, whole):
             key = low + i * BN + tl.arange(0, BN)
-            held = key < high
-            there = shared.to(tl.int64) * head_stride + key * D
-            k = tl.load(
-                keys_ptr + there[None, :] + width[:, None], mask=held[None, :] & (width < D)[:, None], other=0.0
-            )
+            k, v = _keys_and_values(keys_ptr + plane, values_ptr + plane, key, width, D, BD)
             scores = tl.dot(q, k, input_precision="ieee") * SCALE
-            if low + (i + 1) * BN > start:  # reaches into the tail
-                tail = key - start
-                near = held & (tail >= 0)
-                seen = tl.load(mask_ptr + row[:, None] * T + tail[None, :], mask=real[:, None] & near[None, :], other=0)
-                scores = tl.where((held & (tail < 0))[None, :] | (seen != 0), scores, float("-inf"))
-            new = tl.maximum(best, tl.max(scores, 1))
-            safe = tl.where(new == float("-inf"), 0.0, new)
-            weights = tl.exp2(scores - safe[:, None])
-            fade = tl.exp2(best - safe)
-            total = total * fade + tl.sum(weights, 1)
-            v = tl.load(
-                values_ptr + there[:, None] + width[None, :], mask=held[:, None] & (width < D)[None, :], other=0.0
-            )
-            acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None], input_precision="ieee")
-            best = new
+            best, total, acc = _take(scores, v, best, total, acc)
+        for i in range(0, tl.cdiv(high - low - whole * BN, BT)):  # reaches into the tail
+            key = low + whole * BN + i * BT + tl.arange(0, BT)
+            held, tail = key < high, key - start
+            near = held & (tail >= 0)
+            seen = tl.load(mask_ptr + row[:, None] * T + tail[None, :], mask=real[:, None] & near[None, :], other=0)
+            # what lies behind is read once more and weighs nothing
+            k, v = _keys_and_values(keys_ptr + plane, values_ptr + plane, tl.minimum(key, high - 1), width, D, BD)
+            scores = tl.dot(q, k, input_precision="ieee") * SCALE
+            scores = tl.where((held & (tail < 0))[None, :] | (seen != 0), scores, float("-inf"))
+            best, total, acc = _take(scores, v, best, total, acc)
         some = total > 0.0
         acc = acc / tl.where(some, total, 1.0)[:, None]
         parts_at = (split.to(tl.int64) * R * H) * D + at

@@ -15,7 +15,7 @@ from tests.kernels.assembler import resources
 HIDDEN, WIDE, QUERIES, SHARED, WIDTH, QKV, VOCABULARY = 2048, 11008, 16, 2, 128, 2560, 151936
 FP32 = {"squares_ptr", "squares_out_ptr", "cos_ptr", "sin_ptr", "parts_ptr", "sums_ptr"}
 INT32 = {"place_ptr", "slot_ptr", "done_ptr", "ids_ptr", "start_ptr"}
-PLAIN_INTS = {"M", "R", "head_stride", "splits", "rows"}
+PLAIN_INTS = {"M", "R", "CHUNK", "head_stride", "splits", "rows"}
 
 
 def product(kind: int, n: int, k: int, tile: Tile, held: int) -> dict:
@@ -70,8 +70,8 @@ if __name__ == "__main__":
             print(json.dumps(told | made), flush=True)
         at = {"H": QUERIES, "G": QUERIES // SHARED, "D": WIDTH, "BD": WIDTH, "OVERLAP": True}
         for held in (16, 64, 128):
-            shape = at | {"CHUNK": 128, "BM": held, "BN": 64 if held < 128 else 32, "SCALE": 0.1}
-            made = build(prefix_attention._attend_split, shape, capability, 4 if held < 64 else 8, 2)
+            shape = at | {"BM": held, "BN": 64, "BT": 32, "SCALE": 0.1}
+            made = build(prefix_attention._attend_split, shape, capability, 4 if held < 128 else 8, 2)
             print(json.dumps({"kernel": "attend", "sm": capability, "rows": held} | made), flush=True)
         made = build(prefix_attention._merge, {"D": WIDTH, "BD": WIDTH, "BS": 32, "OVERLAP": True}, capability, 2, 1)
         print(json.dumps({"kernel": "merge", "sm": capability} | made), flush=True)
