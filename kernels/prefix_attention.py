@@ -127,7 +127,7 @@ if triton is not None:
         acc = tl.dot(weights.to(v.dtype), v, acc * fade[:, None], input_precision="ieee")
         return new, total, acc
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["R"])
     def _attend_split(
         q_ptr, keys_ptr, values_ptr, start_ptr, mask_ptr, parts_ptr, sums_ptr, R, T, head_stride,
         CHUNK, H: tl.constexpr, G: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr,
@@ -187,7 +187,7 @@ if triton is not None:
         tl.store(parts_ptr + parts_at[:, None] + width[None, :], acc, mask=real[:, None] & (width < D)[None, :])
         tl.store(sums_at, tl.where(some, best + tl.log2(tl.where(some, total, 1.0)), float("-inf")), mask=real)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["rows", "splits"])
     def _merge(
         parts_ptr, sums_ptr, out_ptr, rows, splits,
         D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr, OVERLAP: tl.constexpr,

@@ -54,6 +54,7 @@ class Tile:
     warps: int = 4
     stages: int = 4
     ahead: int = 0  # steps of weights asked for before the kernel in front has ended
+    held: int = 0  # rows of a program; 0: as few as do (`rows_per_program`).  Hopper's fast products take 64
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,9 @@ def rows_per_program(rows: int) -> int:
     return min(max(16, 1 << (rows - 1).bit_length()), 128)
 
 
-def parts_needed(rows: int, columns: int, split: int) -> int:
+def parts_needed(rows: int, columns: int, split: int, held: int = 0) -> int:
     """fp32 numbers of a `Workspace` that a product of `columns` outputs needs; the rows are padded."""
-    held = rows_per_program(rows)
+    held = held or rows_per_program(rows)
     return 0 if split == 1 else -(-rows // held) * held * columns * split
 
 
@@ -169,7 +170,7 @@ def skinny(
     if heads is not None and (half % tile.columns or heads.norm is not None and half != tile.columns):
         least = "a divisor of half a head" if heads.norm is None else "half a head, whose norm needs the whole"
         raise TileError(f"{tile.columns} columns for heads of {2 * half}: give {least}")
-    held, tiles = rows_per_program(m), ceil_div(n, tile.columns * (2 if paired else 1))
+    held, tiles = tile.held or rows_per_program(m), ceil_div(n, tile.columns * (2 if paired else 1))
     per = ceil_div(ceil_div(k, tile.inner), tile.split) * tile.inner
     split = ceil_div(k, per)  # no part is empty
     partial = len(norm.squares) if norm is not None else 0
@@ -184,7 +185,7 @@ def skinny(
         heads.norm if heads and heads.norm is not None else x,
         room.parts, room.done,
         m, heads.keys.stride(0) if heads else 0,
-        T=partial, TP=triton.next_power_of_2(max(1, partial)), N=n, K=k, BM=held, BN=tile.columns, BK=tile.inner,
+        partial, N=n, K=k, BM=held, BN=tile.columns, BK=tile.inner,
         SPLIT=split, PER=per, HALF=half, KIND=kind,
         NORM=norm is not None, EPS=norm.eps if norm is not None else 0.0, BIAS=bias is not None,
         HQ=heads.queries if heads else 0, HKV=heads.keys.shape[0] if heads else 0,
@@ -214,12 +215,11 @@ if triton is not None:
             total += tl.load(base + s * STEP + at, cache_modifier=".cg")
         return total
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["M", "T"])  # else a kernel would be compiled for one row alone
     def _skinny(
         x_ptr, w_ptr, out_ptr, bias_ptr, residual_ptr, squares_ptr, squares_out_ptr,
         cos_ptr, sin_ptr, place_ptr, slot_ptr, keys_ptr, values_ptr, head_norm_ptr, parts_ptr, done_ptr,
-        M, head_stride,
-        T: tl.constexpr, TP: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+        M, head_stride, T, N: tl.constexpr, K: tl.constexpr,
         BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT: tl.constexpr,
         PER: tl.constexpr, HALF: tl.constexpr, KIND: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr,
         BIAS: tl.constexpr, HQ: tl.constexpr, HKV: tl.constexpr, HEAD_NORM: tl.constexpr, HEAD_EPS: tl.constexpr,
@@ -247,11 +247,12 @@ if triton is not None:
             gdc_launch_dependents()
         # what the end needs is asked for before the loop, and is there when it ends
         if NORM:
-            t = tl.arange(0, TP)
-            parts = tl.load(
-                squares_ptr + t[:, None] * M + rows[None, :], mask=(t < T)[:, None] & real[None, :], other=0.0
-            )
-            scale = 1.0 / tl.sqrt(tl.sum(parts, 0) / K + EPS)
+            total = tl.zeros((BM,), tl.float32)
+            for first in range(0, T, 64):
+                t = first + tl.arange(0, 64)
+                there = (t < T)[:, None] & real[None, :]
+                total += tl.sum(tl.load(squares_ptr + t[:, None] * M + rows[None, :], mask=there, other=0.0), 0)
+            scale = 1.0 / tl.sqrt(total / K + EPS)
         if BIAS:
             bias = tl.load(bias_ptr + low, mask=live, other=0.0).to(tl.float32)
             if PAIRED:

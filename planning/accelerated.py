@@ -11,6 +11,8 @@ from torch import Tensor
 from efficientgen.perception.vision import Grid
 from efficientgen.perception.vision_engine import VisionEngine
 from efficientgen.planning.engine import ROWS, Engine, EngineCache
+from efficientgen.planning.engine_file import key_of, tuned
+from efficientgen.planning.engine_layers import Choices
 from efficientgen.planning.engine_tune import Measured, choose
 from efficientgen.planning.model import VisionLanguageModel
 
@@ -21,6 +23,8 @@ class Accelerated:
     Args:
         capacity: tokens of prompt and answer, drafts and private tails of rollouts included.
         ours: measure our kernels against the library's products; without it, the library's alone.
+
+    What was measured is kept in the user's cache directory (`engine_file`) and taken from there the next time.
     """
 
     def __init__(self, model: VisionLanguageModel, capacity: int, *, ours: bool = True, graphs: bool | None = None):
@@ -29,8 +33,12 @@ class Accelerated:
         self.text = Engine(model, capacity, graphs=graphs)
         self.measured: list[Measured] = []
         if self.text.device.type == "cuda":
-            choices, self.measured = choose(self.text, ROWS, libraries_only=not ours)
-            self.text.adopt(choices)
+
+            def measure() -> Choices:
+                choices, self.measured = choose(self.text, ROWS, libraries_only=not ours)
+                return choices
+
+            self.text.adopt(tuned(key_of(self.text, ours), measure))
 
     @torch.inference_mode()
     def see(self, patches: Tensor, grids: tuple[Grid, ...]) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from efficientgen.kernels.skinny import Workspace, ceil_div
 from efficientgen.planning.cache import CacheFullError, Mode, sent
 from efficientgen.planning.config import ModelConfig
+from efficientgen.planning.engine_file import Tuning
 from efficientgen.planning.engine_layers import Choices, Layers, Step
 from efficientgen.planning.engine_prefill import Prefills, shared_prefix
 from efficientgen.planning.engine_tune import split_attention
@@ -62,17 +63,17 @@ class Engine:
             overlap = cuda and torch.cuda.get_device_capability(self.device) >= (9, 0)
         self.layers = Layers(self.weights, self.store, cos, sin, choices or {}, room, overlap)
         self.graphs = cuda if graphs is None else graphs
-        self.measure_attention = False  # until products are chosen by measurement, too
+        self.tuning: Tuning | None = None  # until products are chosen by measurement; then attention is, too
         self._prefills = Prefills(self.graphs)
         self._prompt: list[int] = []
         self.kept = 0  # tokens of the last prompt that were there from the one before
         self._steps: dict[tuple[int, int, int], tuple[Step, torch.cuda.CUDAGraph | None]] = {}
         self._masks: dict[tuple[object, ...], Tensor] = {}
 
-    def adopt(self, choices: Choices) -> None:
-        """Do each product as `choices` says from now on; graphs captured before are forgotten."""
-        self.layers = self.layers.trial(choices)
-        self.measure_attention = self.graphs
+    def adopt(self, tuning: Tuning) -> None:
+        """Do each product as `tuning` says from now on; graphs captured before are forgotten."""
+        self.layers = self.layers.trial(tuning.choices)
+        self.tuning = tuning if self.graphs else None
         self._steps.clear()
 
     def cache(self) -> EngineCache:
@@ -157,8 +158,11 @@ class Engine:
         key = rows, tail, context
         if key not in self._steps:
             step = Step(self.weights, rows, tail, context)
-            if self.measure_attention:
-                split_attention(self, step)
+            if self.tuning is not None and key in self.tuning.ways:
+                step.split(*self.tuning.ways[key])
+            elif self.tuning is not None:
+                self.tuning.ways[key] = split_attention(self, step)
+                self.tuning.keep()
             graph = self._capture(step) if self.graphs else None
             self._steps[key] = step, graph
         return self._steps[key]

@@ -10,6 +10,7 @@ from efficientgen.kernels.skinny import Tile
 from efficientgen.planning.cache import KVCache
 from efficientgen.planning.config import efficient_dlm, fast_ddrive
 from efficientgen.planning.engine import Engine
+from efficientgen.planning.engine_file import Tuning, key_of, tuned
 from efficientgen.planning.engine_layers import PRODUCTS, Step
 from efficientgen.planning.engine_tune import candidates, choose, whole_head
 from tests.kernels.decoding import Made, Sizes, attention_error, product_errors, row_errors
@@ -57,7 +58,7 @@ def test_every_candidate_is_the_librarys_product(model, family: str):
         config = efficient_dlm("4b")
         model = random_model(replace(config, text=replace(config.text, num_hidden_layers=2)), 0, torch.bfloat16, "cuda")
     engine = Engine(model, 2048)
-    for rows in (1, 16, 48, 128):
+    for rows in (1, 32, 48, 128):
         for name in PRODUCTS:
             got, whole = [], whole_head(engine)
             for tile in (None, *candidates(name, rows, whole)):
@@ -83,8 +84,10 @@ def test_graphs_give_the_models_hidden_states(model, family: str):
         model = random_model(replace(config, text=replace(config.text, num_hidden_layers=3)), 0, torch.float16, "cuda")
     else:
         model = random_model(model.config, 1, torch.float16, "cuda")
-    engine = Engine(model, 1024)
-    engine.adopt(choose(engine, engine.rows)[0])
+    engine = Engine(model, 1024, rows=(1, 8, 32, 64, 96))
+    whole = whole_head(engine)
+    ours = {(name, rows): candidates(name, rows, whole)[-1] for name in PRODUCTS for rows in engine.rows}
+    engine.adopt(Tuning(ours))  # each of them is the library's product in the test above
     cache = KVCache(model.config.text, 1024, torch.float16, torch.device("cuda"))
     ids = torch.randint(0, 1000, (900,), device="cuda")
     places = torch.arange(900, device="cuda")
@@ -98,3 +101,30 @@ def test_graphs_give_the_models_hidden_states(model, family: str):
         if mode == "block":
             cache.drop(count)
             mine.drop(count)
+
+
+@torch.inference_mode()
+def test_tuning_is_measured_once(model, tmp_path, monkeypatch):
+    """What a load chose is there for the next one, attention's ways included."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    engine = Engine(model, 1024, rows=(1, 32))
+    first = tuned(key_of(engine, True), lambda: choose(engine, engine.rows)[0])
+    engine.adopt(first)
+    engine.prepare(600, 640)
+    again = tuned(key_of(engine, True), lambda: pytest.fail("measured again"))
+    assert again.found and again.choices == first.choices and again.ways == first.ways and first.ways
+
+
+@torch.inference_mode()
+def test_captured_prompts_are_read_as_uncaptured_ones(model):
+    """The same prompts in turn, so that the second reading is a capture's; the third kept tokens of the one before."""
+    engine, plain = Engine(model, 1024), Engine(model, 1024, graphs=False)
+    places = torch.arange(700, device="cuda").expand(3, -1)
+    head = torch.randint(0, 1000, (200,), device="cuda")
+    for count in (600, 601, 610, 600, 640):
+        ids = torch.cat([head, torch.randint(0, 1000, (count - 200,), device="cuda")])
+        got = [e.prefill(ids.tolist(), model.embed(ids), places[:, :count])[1].float() for e in (engine, plain)]
+        assert (got[0] - got[1]).norm() / got[1].norm() < 3 * ROUNDED and engine.kept == plain.kept
+        held = [e.store[..., :count, :].float() for e in (engine, plain)]
+        assert (held[0] - held[1]).norm() / held[1].norm() < 3 * ROUNDED
+    assert any(captured for _, captured in engine._prefills._held.values())

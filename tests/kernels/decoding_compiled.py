@@ -9,7 +9,7 @@ from triton.compiler import ASTSource
 
 from efficientgen.kernels import prefix_attention, rows, skinny
 from efficientgen.kernels.skinny import RESIDUAL, ROPE, SWIGLU, Tile, ceil_div
-from efficientgen.planning.engine_tune import WHOLE_HEADS, candidates
+from efficientgen.planning.engine_tune import PADDED, WHOLE_HEADS, candidates
 from tests.kernels.assembler import resources
 
 HIDDEN, WIDE, QUERIES, SHARED, WIDTH, QKV, VOCABULARY = 2048, 11008, 16, 2, 128, 2560, 151936
@@ -21,7 +21,7 @@ PLAIN_INTS = {"M", "R", "CHUNK", "head_stride", "splits", "rows"}
 def product(kind: int, n: int, k: int, tile: Tile, held: int) -> dict:
     per = ceil_div(ceil_div(k, tile.inner), tile.split) * tile.inner
     return {
-        "T": 32, "TP": 32, "N": n, "K": k, "BM": held, "BN": tile.columns, "BK": tile.inner, "SPLIT": ceil_div(k, per),
+        "N": n, "K": k, "BM": held, "BN": tile.columns, "BK": tile.inner, "SPLIT": ceil_div(k, per),
         "PER": per,
         "HALF": WIDTH // 2 if kind == ROPE else n // 2 if kind == SWIGLU else 0, "KIND": kind, "NORM": kind != RESIDUAL,
         "EPS": 1e-6, "BIAS": kind == ROPE, "HQ": QUERIES, "HKV": SHARED, "HEAD_NORM": False, "HEAD_EPS": 1e-6,
@@ -59,7 +59,8 @@ PRODUCTS = {
 if __name__ == "__main__":
     for capability in map(int, sys.argv[1:]):
         for name, (kind, n, k) in PRODUCTS.items():
-            for held, tile in ((32, candidates(name, 32)[0]), (64, candidates(name, 64)[-1])):
+            tiles = (32, candidates(name, 32)[0]), (64, candidates(name, 64)[-1]), (64, PADDED[name][-1])
+            for held, tile in tiles:
                 told = {"kernel": name, "sm": capability, "rows": held, "tile": str(tile)}
                 made = build(skinny._skinny, product(kind, n, k, tile, held), capability, tile.warps, tile.stages)
                 print(json.dumps(told | made), flush=True)

@@ -22,6 +22,7 @@ interpreter._patch_lang_tensor = patch_with_index
 CASES = {
     "narrow": (Sizes(), Tile(16, 32, 1)),
     "split": (Sizes(rows=17, head_norm=True), Tile(16, 16, 3)),
+    "padded": (Sizes(rows=9), Tile(16, 32, 2, held=64)),
     "half heads": (Sizes(rows=3, queries=8, shared=2, width=64), Tile(16, 32, 2)),
     "qwen3": (Sizes(hidden=96, rows=3, queries=4, shared=1, width=64, head_norm=True), Tile(32, 32, 3)),
     "uneven": (Sizes(hidden=80, wide=40, width=16, queries=6, shared=2, rows=1), Tile(16, 32, 2)),
