@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -18,7 +18,17 @@ from typing import Any
 from efficientgen.eval.bench_clock import copy_bandwidth, machine, spread, timed
 from efficientgen.eval.bench_device_errors import errors_to_fp32
 from efficientgen.eval.bench_forward import ROWS, bench_forwards, bench_stages, long_prefill
-from efficientgen.eval.bench_planner import AR, DRAFTING, JUMP, SPEC, Contestant, acceptance, compete, told
+from efficientgen.eval.bench_planner import (
+    AR,
+    DRAFTING,
+    JUMP,
+    SPEC,
+    Contestant,
+    NothingToMeasureError,
+    acceptance,
+    compete,
+    told,
+)
 from efficientgen.eval.bench_profile import Draws, Profile, cycles, measured, published
 from efficientgen.eval.bench_stock import StockGraph, generate_ms, stock_answer
 from efficientgen.eval.stock import Stock
@@ -28,6 +38,7 @@ from efficientgen.planning.schema import decode_answer
 
 WIDTHS = (8, 12, 16)  # of fused drafts: B (B + 1) rows
 PROMPT = 1452  # tokens of the prompt that prefill is compared at
+PARTS = ("forwards", "stages", "prefill_alone", "decoders", "eager_ar", "stock")  # that may be asked for alone
 PUBLISHED_MS = 665.0  # the best published plan (Fast-dDrive with SGLang, FP8)
 
 
@@ -40,13 +51,18 @@ class Run:
     on_step: Callable[[str], None]
     result: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    only: Sequence[str] = ()  # of `PARTS`; none: all
 
     def __post_init__(self) -> None:
         self.began = time.perf_counter()
 
+    def wants(self, part: str) -> bool:
+        return not self.only or part in self.only
+
     def part(self, name: str, work: Callable[[], Any], before: float = 1.0, told: bool = True) -> Any:
         """Do `work` if less than `before` of the time has gone; if `told`, what came out is the result's `name`."""
         self.on_step(name)
+        self.skipped.pop(name, None)  # of an earlier run
         began = time.perf_counter()
         if began - self.began > before * self.limit_s:
             self.skipped[name] = "no time left"
@@ -76,6 +92,8 @@ def bench_device(
     stock: bool = True,
     seen_by_trained: Sequence[Observation] = (),
     limit_s: float = 240.0,
+    parts: Sequence[str] = (),
+    before: Mapping[str, Any] | None = None,
     keep: Callable[[dict[str, Any]], None] = lambda _: None,
     on_step: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -85,9 +103,18 @@ def bench_device(
         observations: one per plan; the last one warms up.
         trained: a planner whose drafts say how many are accepted, on `seen_by_trained`; None: `planner` itself is.
         profile: "published" times that profile as well.
+        parts: only these of `PARTS`; bandwidth and tuning always.
+        before: the result of an earlier run, whose other parts are kept; `runs` says what was measured when.
+
+    Raises:
+        NothingToMeasureError: no such part.
     """
+    if unknown := [name for name in parts if name not in PARTS]:
+        raise NothingToMeasureError(f"no part '{unknown[0]}'; choose of {', '.join(PARTS)}")
     device = planner.device
-    run = Run(limit_s, keep, on_step)
+    held = dict(before or {})
+    run = Run(limit_s, keep, on_step, held, dict(held.pop("skipped", {})), parts)
+    run.result["runs"] = [*held.get("runs", []), {"parts": list(parts or PARTS), "machine": machine(device)}]
     run.result |= {"planner": planner.name, "dtype": str(planner.dtype).removeprefix("torch."), "device": str(device),
                    "machine": machine(device), "answer_tokens": len(planner.template),
                    "value_tokens": int(planner.template.is_value.sum()), "plans": len(observations) - 1,
@@ -96,18 +123,24 @@ def bench_device(
     run.part("tuning", lambda: _tune(planner))
     engine = planner.engine
     rate = copy["median_gb_s"] if copy else 1.0
-    run.part("forwards", lambda: list(bench_forwards(planner, contexts, rows, repeats, rate)))
-    run.part("stages", lambda: bench_stages(planner, observations).told())
-    run.part("prefill_alone", lambda: long_prefill(planner, PROMPT, 10))
+    if run.wants("forwards"):
+        run.part("forwards", lambda: list(bench_forwards(planner, contexts, rows, repeats, rate)))
+    if run.wants("stages"):
+        run.part("stages", lambda: bench_stages(planner, observations).told())
+    if run.wants("prefill_alone"):
+        run.part("prefill_alone", lambda: long_prefill(planner, PROMPT, 10))
     mine = partial(_contestants, planner, profile, trained, seen_by_trained, rollouts, run)
-    contestants: list[Contestant] = run.part("contestants", mine, told=False) or []
+    contestants: list[Contestant] = []
+    if run.wants("decoders"):
+        contestants = run.part("contestants", mine, told=False) or []
 
     def plans() -> list[dict[str, Any]]:
-        deadline = run.began + 0.62 * limit_s
+        deadline = run.began + (0.62 if run.wants("stock") or run.wants("eager_ar") else 0.95) * limit_s
         compete(contestants, observations, planner, on_step, deadline=deadline, by_host=True)
         return [told(c, contestants, "wall") for c in contestants if c.took]
 
-    run.part("decoders", plans)
+    if contestants:
+        run.part("decoders", plans)
     planner.options, planner.rollouts = {}, 1
 
     def eager() -> dict[str, Any]:
@@ -118,21 +151,22 @@ def bench_device(
         finally:
             planner.engine = engine
 
-    run.part("eager_ar", eager, 0.75)
-    if stock:
+    if stock and run.wants("stock"):
         theirs = run.part("stock_model", lambda: Stock(planner.model, planner.dtype, str(device)), 0.75, told=False)
         if theirs is not None:
             run.part("errors", lambda: errors_to_fp32(planner, theirs), 0.8)
             run.part("stock_graphed", lambda: _graphed(theirs, contexts, repeats), 0.85)
             run.part("stock_generate", lambda: {"ms_per_token": generate_ms(theirs, PROMPT, 32)}, 0.85)
             run.part("stock_ar", lambda: _stock_plan(planner, theirs, observations[0]), 0.9)
+    if run.wants("eager_ar"):
+        run.part("eager_ar", eager, 0.75)
     run.part("summary", lambda: _summary(run.result))
     return run.result | {"skipped": run.skipped}
 
 
 def _tune(planner: DDrive) -> dict[str, Any]:
     """Load the engine twice: the second time finds what the first has measured."""
-    seconds, found, measured = [], [], []
+    seconds, found, measured = list[float](), list[bool](), list[dict[str, Any]]()
     for _ in range(2):
         began = time.perf_counter()
         planner.engine = None

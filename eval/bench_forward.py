@@ -94,7 +94,7 @@ def bench_stages(planner: DDrive, observations: Sequence[Observation]) -> Stages
     model, device = planner.model, planner.device
     took: dict[str, list[Took]] = {"inputs": [], "vision": [], "prefill": []}
     prompt = 0
-    for observation in (*observations[-1:] * WARM_UP, *observations):
+    for observation in [observations[-1]] * WARM_UP + list(observations):
         (patches, grids, ids), inputs = timed(device, partial(planner.inputs, observation))
         seen, vision = timed(device, partial((planner.engine or model).see, patches, grids))
         positions = position_ids(ids, grids, model.config).to(device)

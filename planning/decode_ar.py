@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from efficientgen.planning.cache import TextCache
-from efficientgen.planning.decode_form import Answer, Counts, Form, require_next_token, runner
+from efficientgen.planning.decode_form import Answer, Counts, Form, reader, require_next_token
+from efficientgen.planning.decode_head import Head
 from efficientgen.planning.model import VisionLanguageModel
 
 
@@ -25,10 +26,10 @@ def decode_ar(
     """
     require_next_token(model)
     counts = Counts()
-    run = runner(model, cache, next_position, counts)
+    read, head = reader(model, cache, next_position, counts), Head(model, form)
     written = [form.choose(prompt_logits[None], 0)]  # on the device: only a stop token has to be looked for
     while not _ended(form, written, len(written)):
-        written.append(form.choose(run(written[-1], len(written) - 1, "causal"), len(written)))
+        written.append(head.choose(read(written[-1], len(written) - 1, "causal"), len(written)))
     counts.cycles = counts.forwards
     return form.answer(torch.cat(written).tolist(), counts)
 
@@ -46,16 +47,16 @@ def decode_ar_jump(
     """
     require_next_token(model)
     counts, size = Counts(), 0
-    run = runner(model, cache, next_position, counts)
-    written, logits = list[Tensor](), prompt_logits[None]
+    read, head = reader(model, cache, next_position, counts), Head(model, form)
+    written, best = list[Tensor](), form.choose(prompt_logits[None], 0)
     while True:
         end = size + 1
         while end < len(form) and form.scaffold[end] >= 0:
             end += 1
-        written.append(torch.cat([form.choose(logits[-1:], size), form.forced[size + 1 : end]]))
+        written.append(torch.cat([best[-1:], form.forced[size + 1 : end]]))
         if _ended(form, written, end):
             break
-        logits = run(written[-1], size, "causal")
+        best = head.choose(read(written[-1], size, "causal"), size + 1)
         size = end
     counts.cycles = counts.forwards
     return form.answer(torch.cat(written).tolist(), counts)

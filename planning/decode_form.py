@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from efficientgen.planning.cache import Mode, TextCache, sent
+from efficientgen.planning.decode_head import FEW
 from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.schema import Template
 
@@ -58,6 +59,7 @@ class Form:
         stop: int | None = None,
     ):
         self.scaffold, self.allow, self.penalty, self.blocks, self.stop = scaffold, allow, penalty, blocks, stop
+        self._few: dict[tuple[int, ...], tuple[Tensor, Tensor] | None] = {}
         self.rows = torch.tensor(allow, dtype=torch.long, device=penalty.device)  # (L,)
         self.forced = torch.tensor(scaffold, dtype=torch.long, device=penalty.device)  # (L,)
 
@@ -80,6 +82,20 @@ class Form:
             best = self.allowed(logits[: len(self) - first], first).argmax(-1)
             forced = self.forced[first : first + len(best)]
         return torch.where(forced >= 0, forced, best)
+
+    def few(self, first: int, count: int) -> tuple[Tensor, Tensor] | None:
+        """The tokens (K,), ascending, that some of `count` positions from `first` allow, and `penalty` of them (P, K).
+
+        None where one of the positions allows more than `FEW`.
+        """
+        written = (p for p in range(first, first + count) if self.scaffold[p] < 0)
+        lists = tuple(sorted({self.allow[p] for p in written}))
+        if lists not in self._few:
+            allowed = (self.penalty[list(lists)] == 0).any(0).nonzero()[:, 0]  # waits, once for each set of lists
+            if not len(allowed):
+                allowed = torch.zeros(1, dtype=torch.long, device=self.penalty.device)
+            self._few[lists] = (allowed, self.penalty[:, allowed].contiguous()) if len(allowed) <= FEW else None
+        return self._few[lists]
 
     def pick(self, logits: Tensor, first: int) -> list[int]:
         """`choose` as numbers on the host."""

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from efficientgen.planning.cache import TextCache, sent
-from efficientgen.planning.decode_form import Answer, Counts, Form, Run, reader, require_next_token, runner
+from efficientgen.planning.decode_form import Answer, Counts, Form, Run, reader, require_next_token
+from efficientgen.planning.decode_head import Head
 from efficientgen.planning.model import VisionLanguageModel
 
 Ahead = Callable[[int], list[int]]  # position -> the block that begins there as its draft sees it, MASK to be written
@@ -59,9 +60,9 @@ def decode_scaffold_spec(
     """
     require_next_token(model)
     counts, mask = Counts(), model.config.mask_token_id
-    run = runner(model, cache, next_position, counts)
+    read, head = reader(model, cache, next_position, counts), Head(model, form)
     ahead = section_ahead(form, mask)
-    ids, _ = speculate(run, cache, form, prompt_logits, ahead, mask, counts, len(form), agree or agreed)
+    ids, _ = speculate(read, head, cache, form, prompt_logits, ahead, mask, counts, len(form), agree or agreed)
     return form.answer(ids, counts)
 
 
@@ -80,14 +81,15 @@ def decode_self_spec(
     """
     require_next_token(model)
     counts, mask = Counts(), model.config.mask_token_id
-    run = runner(model, cache, next_position, counts)
+    read, head = reader(model, cache, next_position, counts), Head(model, form)
     ahead = sliding_ahead(form, mask, model.config.decode_block_size)
-    ids, _ = speculate(run, cache, form, prompt_logits, ahead, mask, counts, len(form), agree or agreed)
+    ids, _ = speculate(read, head, cache, form, prompt_logits, ahead, mask, counts, len(form), agree or agreed)
     return form.answer(ids, counts)
 
 
 def speculate(
-    run: Run,
+    read: Run,
+    head: Head,
     cache: TextCache,
     form: Form,
     prompt_logits: Tensor,
@@ -102,25 +104,25 @@ def speculate(
     Drafts stay on the device; the host waits once a cycle, for the block and what the verifier says of it.
     """
     ids: list[int] = []
-    previous = prompt_logits
+    states, keep = None, 0
     seed = form.pick(prompt_logits[None], 0)
     while (i := len(ids)) < until and not form.complete(ids):
         counts.cycles += 1
         block = seed + ahead(i)[1:]
-        tokens = sent(block, previous.device)
+        tokens = sent(block, prompt_logits.device)
         if mask in block:
-            draft = run(tokens, i, "block")
+            draft = read(tokens, i, "block")
             cache.drop(len(block))
-            tokens = torch.cat([tokens[:1], form.choose(draft[:-1], i + 1)])
-        logits = run(tokens, i, "causal")
-        told = torch.cat([tokens, form.choose(logits, i + 1)]).tolist()
+            tokens = torch.cat([tokens[:1], head.choose(draft, i + 1, len(block) - 1)])
+        states = read(tokens, i, "causal")
+        told = torch.cat([tokens, head.choose(states, i + 1)]).tolist()
         block, verified = told[: len(block)], told[len(block) :]
         keep = agree(block, verified, i)
         tally(counts, form, i, len(block), keep)
         ids += block[:keep]
         cache.drop(len(block) - keep)
-        previous, seed = logits[keep - 1], verified[keep - 1 : keep]
-    return ids, previous
+        seed = verified[keep - 1 : keep]
+    return ids, prompt_logits if states is None else head.model.logits(states)[keep - 1]
 
 
 def decode_fused_scaffold_spec(
@@ -172,7 +174,7 @@ def speculate_fused(
     """
     require_next_token(model)
     counts, mask, device = Counts(), model.config.mask_token_id, cache.store.device
-    read = reader(model, cache, next_position, counts)
+    read, head = reader(model, cache, next_position, counts), Head(model, form)
     ids: list[int] = []
     block = form.choose(prompt_logits[None], 0)  # (n,), on the device
     while True:
@@ -186,7 +188,7 @@ def speculate_fused(
         cache.reserve(cache.length + len(rows))
         seen = fork_mask(n, tuple((k, len(fork)) for k, fork in drafted.items()), device)
         states = read(rows, where, seen)  # of the forks, one at most will need its logits
-        chosen = form.choose(model.logits(states[:n]), i + 1)
+        chosen = head.choose(states[:n], i + 1)
         told = torch.cat([block, chosen]).tolist()
         keep = agree(told[:n], told[n:], i)
         tally(counts, form, i, n, keep)
@@ -197,7 +199,7 @@ def speculate_fused(
         seed, following = chosen[keep - 1 : keep], sent(forks[keep][1:], device)
         if keep in drafted:
             start = n + sum(len(fork) for k, fork in drafted.items() if k < keep)
-            following = form.choose(model.logits(states[start : start + len(following)]), i + keep + 1)
+            following = head.choose(states[start : start + len(following)], i + keep + 1)
         block = torch.cat([seed, following])
 
 

@@ -8,6 +8,7 @@ begin alike (`shared_prefix`): a driving prompt begins with its instructions, an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +117,7 @@ class Prefills:
 
     def __init__(self, graphs: bool):
         self.graphs = graphs
-        self.pool: tuple[int, int] | None = None  # all share their scratch: one runs at a time
+        self.pool: Any = None  # all share their scratch: one runs at a time
         self._held: dict[tuple[int, int], tuple[Prompt, tuple[torch.cuda.CUDAGraph, Tensor] | None]] = {}
 
     def run(self, layers: Layers, embeds: Tensor, positions: Tensor, start: int) -> Tensor:
@@ -124,7 +125,7 @@ class Prefills:
         room = layers.store.shape[3] - start
         rows, *others = (min(rows, room) for rows in near(len(embeds)))
         known = (start, rows) in self._held
-        prompt, captured = self._held.pop((start, rows), None) or (Prompt(layers, start, rows), None)
+        prompt, captured = self._held.pop((start, rows)) if known else (Prompt(layers, start, rows), None)
         if known and captured is None and self.graphs:
             for other in others:
                 if self._held.get((start, other), (None, None))[1] is None:

@@ -129,8 +129,13 @@ class VisionLanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., hidden) -> (..., vocab)."""
+        return F.linear(hidden, self.head)
+
+    @property
+    def head(self) -> Tensor:
+        """(vocab, hidden), the embeddings themselves where they are tied."""
         tied = self.config.text.tie_word_embeddings
-        return F.linear(hidden, self.model.language_model.embed_tokens.weight if tied else self.lm_head.weight)
+        return self.model.language_model.embed_tokens.weight if tied else self.lm_head.weight
 
 
 def mrope(positions: Tensor, config: TextConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from efficientgen.planning.cache import Mode, TextCache, sent
-from efficientgen.planning.decode_form import Answer, Counts, TemplateOnDevice, require_next_token, runner
+from efficientgen.planning.decode_form import Answer, Counts, TemplateOnDevice, reader, require_next_token
+from efficientgen.planning.decode_head import Head
 from efficientgen.planning.decode_speculative import Agree, agreed, section_ahead, speculate, tally
 from efficientgen.planning.model import VisionLanguageModel
 from efficientgen.planning.schema import SECTIONS, AnswerError, Template, decode_answer
@@ -79,6 +81,7 @@ def decode_rollouts(
     temperature: float,
     tokens: Sequence[int] | None = None,
     agree: Agree = agreed,
+    narrow: bool | None = None,
 ) -> tuple[list[Answer], Counts]:
     """N whole answers that share all but the trajectory, and what they cost together.
 
@@ -86,6 +89,7 @@ def decode_rollouts(
         noise: (N, T, V) Gumbel draws for the T positions of the trajectory section; (N, T, len(tokens)) with `tokens`.
         temperature: of the verifier; 0 is greedy, and all rollouts are then the answer of `decode_scaffold_spec`.
         tokens: whose draws they are, if not the whole vocabulary's; all that the trajectory allows.
+        narrow: compute the logits of `tokens` alone; by default on a GPU (`Head`).
 
     Lossless against AR sampling with the same noise, scaffold forced, in exact arithmetic.
 
@@ -95,9 +99,10 @@ def decode_rollouts(
     require_next_token(model)
     mask, counts = model.config.mask_token_id, Counts()
     start = len(template) - noise.shape[1]
-    run, rows, steps = runner(model, cache, next_position, counts), len(noise), noise.shape[1]
+    read, head = reader(model, cache, next_position, counts), Head(model, template, narrow)
+    rows, steps = len(noise), noise.shape[1]
     ahead = section_ahead(template, mask)
-    shared, logits = speculate(run, cache, template, prompt_logits, ahead, mask, counts, start, agree)
+    shared, logits = speculate(read, head, cache, template, prompt_logits, ahead, mask, counts, start, agree)
     widest = max(end - begin for begin, end in template.blocks if begin >= start)
     tails = cache.fork(rows, steps + widest)
     if tails.widest < widest:
@@ -106,11 +111,25 @@ def decode_rollouts(
     wide = logits.dtype if logits.dtype.itemsize >= 4 else torch.float32
     noise = noise.to(device, wide)
     columns = slice(None) if tokens is None else sent(tokens, device)
+    few = columns if head.narrow and isinstance(columns, Tensor) else None
+    weights = None if few is None else model.head[few]
+    penalty = None if few is None else template.penalty[:, few]
     each = torch.arange(rows, device=device)[:, None]
 
-    def pick(scores: Tensor, first: Tensor) -> Tensor:
-        """Tokens (N, W) of positions first (N, 1), first + 1, ... of the trajectory from their logits (N, W, V)."""
-        at = (first + torch.arange(scores.shape[1], device=device)).clamp(max=steps - 1)
+    def pick(hidden: Tensor, first: Tensor) -> Tensor:
+        """Tokens (N, W) of positions first (N, 1), first + 1, ... of the trajectory by hidden states (N, W, H)."""
+        at = (first + torch.arange(hidden.shape[1], device=device)).clamp(max=steps - 1)
+        if few is None or weights is None or penalty is None:
+            return sample(model.logits(hidden), at)
+        scores = F.linear(hidden, weights)
+        if temperature > 0:
+            scores = scores.to(wide) / temperature + noise[each, at]
+        best = few[(scores + penalty[template.rows[at + start]]).argmax(-1)]
+        forced = template.forced[at + start]
+        return torch.where(forced >= 0, forced, best)
+
+    def sample(scores: Tensor, at: Tensor) -> Tensor:
+        """The same from logits (N, W, V), of positions `at` (N, W)."""
         if temperature > 0:
             scores = scores.to(wide) / temperature
             scores[..., columns] += noise[each, at]
@@ -118,7 +137,7 @@ def decode_rollouts(
 
     written: list[list[int]] = [[] for _ in range(rows)]
     zero = torch.zeros(rows, 1, dtype=torch.long, device=device)
-    seeds = pick(logits.expand(rows, 1, -1), zero)[:, 0].tolist()  # of each row, the next token
+    seeds = sample(logits.expand(rows, 1, -1), zero)[:, 0].tolist()  # of each row, the next token
     while any(len(ids) < steps for ids in written):
         firsts = [len(ids) for ids in written]
         blocks: list[list[int]] = []  # of each row; empty where it has written everything
@@ -134,7 +153,7 @@ def decode_rollouts(
 
         def forward(ids: Tensor, mode: Mode, places: Tensor = places, lengths: list[int] = lengths) -> Tensor:
             counts.forwards += 1
-            return model.logits(tails.read(model, ids, places, mode, lengths))
+            return tails.read(model, ids, places, mode, lengths)
 
         drafted = [mask in block for block in blocks]
         if any(drafted):

@@ -116,7 +116,7 @@ def patches_on(view: View, observation: Observation, device: torch.device) -> tu
             row[:] = frames[i][1]
         there = raw.to(device, non_blocking=True)
         if view.pixels is not None:
-            there = resampled(there, *smart_size(*shape[:2], *view.pixels))
+            there = resampled(there, *smart_size(shape[0], shape[1], *view.pixels))
         sized |= dict(zip(members, there, strict=True))
     groups = _together(view, [name for name, _ in frames])
     images = [torch.stack([sized[i] for i in group]) for group in groups]  # (2, H, W, 3) each

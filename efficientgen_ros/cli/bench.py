@@ -69,6 +69,9 @@ def planner_command(
         typer.Option(help="On a GPU, 3b: acceptance drawn beside nano-ddrive's own; published: Fast-dDrive's, too."),
     ] = "published",
     limit: Annotated[float, typer.Option(min=10, help="On a GPU: seconds; what does not fit is left out.")] = 240.0,
+    part: Annotated[
+        list[str], typer.Option(help="On a GPU: only these parts; those that --out holds already are kept.")
+    ] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(min=0, help="Of the drives.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write the result here as JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -118,7 +121,9 @@ def planner_command(
                 stock=stock > 0,
                 seen_by_trained=looked_at,
                 limit_s=limit,
-                keep=lambda result: write_json(origin | result, out) if out is not None else None,
+                parts=part,
+                before=json.loads(out.read_text("utf-8")) if part and out is not None and out.exists() else None,
+                keep=lambda result: write_json(result | origin, out) if out is not None else None,
                 on_step=status.update,
             )
         else:
@@ -133,7 +138,7 @@ def planner_command(
                 note=RANDOM if big else "",
                 on_step=status.update,
             )
-    result = origin | measured
+    result = measured | origin
     if out is not None:
         write_json(result, out)
     if as_json:

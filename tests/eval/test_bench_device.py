@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from efficientgen.eval.bench_device import Run, bench_device
+from efficientgen.eval.bench_planner import NothingToMeasureError
 from efficientgen.planning.checkpoint import save_model
 from efficientgen.planning.config import TextConfig
 from efficientgen.planning.ddrive import DDrive
@@ -57,3 +58,16 @@ def test_a_part_that_fails_or_comes_too_late_is_named_and_the_others_go_on():
     assert run.part("late", lambda: 8) is None
     assert "ZeroDivisionError" in run.skipped["wrong"] and run.skipped["late"] == "no time left"
     assert kept[-1]["right"] == 7 and "late" not in run.result
+
+
+def test_a_later_run_adds_parts_to_the_result_of_an_earlier_one(planner):
+    seen = [random_observation(seed) for seed in range(2)]
+    options = {"contexts": (128,), "rows": (1,), "repeats": 1, "stock": False, "limit_s": 1e9}
+    first = bench_device(planner, seen, None, parts=["forwards"], **options)
+    assert "stages" not in first and "decoders" not in first and first["forwards"]
+    first["skipped"] = {"stages": "no time left"}
+    both = bench_device(planner, seen, None, parts=["stages"], before=json.loads(json.dumps(first)), **options)
+    assert both["forwards"] == first["forwards"] and both["stages"]["inputs"]["runs"] == 2
+    assert [run["parts"] for run in both["runs"]] == [["forwards"], ["stages"]] and not both["skipped"]
+    with pytest.raises(NothingToMeasureError, match="choose of forwards, stages"):
+        bench_device(planner, seen, None, parts=["everything"], **options)

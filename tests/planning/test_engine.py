@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from efficientgen.eval.random_models import random_model
+from efficientgen.planning import decode_head
 from efficientgen.planning.accelerated import Accelerated
 from efficientgen.planning.cache import CacheFullError, KVCache
 from efficientgen.planning.config import ModelConfig, TextConfig
@@ -64,6 +65,30 @@ def test_answers_are_the_models(planner: DDrive, decoder: str):
     theirs, _ = planner.answer(random_observation(3))
     planner.engine = engine
     assert ours.ids == theirs.ids and ours.counts == theirs.counts
+
+
+@pytest.mark.parametrize(
+    ("decoder", "rollouts"),
+    [
+        ("ar", 1),
+        ("ar-jump", 1),
+        ("self-spec", 1),
+        ("scaffold-spec", 1),
+        ("scaffold-spec", 3),
+        ("fused-scaffold-spec", 1),
+    ],
+)
+def test_few_logits_give_the_same_answers(planner: DDrive, decoder: str, rollouts: int, monkeypatch):
+    """Where slots allow few tokens, a GPU computes theirs alone."""
+    planner.decoder, planner.rollouts = decoder, rollouts
+    planner.options = {"width": 8} if decoder.startswith("fused") else {}
+    whole = planner.plan(random_observation(6))
+    monkeypatch.setattr(decode_head, "narrow_on", lambda device: True)
+    few, told = planner._template.few, list[bool]()
+    monkeypatch.setattr(planner._template, "few", lambda *at: told.append(few(*at) is not None) or few(*at))
+    narrow = planner.plan(random_observation(6))
+    assert narrow.text == whole.text and (narrow.rollouts == whole.rollouts).all()
+    assert narrow.stats.forwards == whole.stats.forwards and any(told)
 
 
 def test_fused_drafts_are_as_long_as_a_forward_holds(planner: DDrive):
