@@ -17,7 +17,7 @@ from typing import Any
 
 from efficientgen.eval.bench_clock import copy_bandwidth, machine, spread, timed
 from efficientgen.eval.bench_device_errors import errors_to_fp32
-from efficientgen.eval.bench_forward import ROWS, bench_forwards, bench_stages, long_prefill
+from efficientgen.eval.bench_forward import ROWS, bench_forwards, bench_stages, forward_kernels, long_prefill
 from efficientgen.eval.bench_planner import (
     AR,
     DRAFTING,
@@ -31,6 +31,7 @@ from efficientgen.eval.bench_planner import (
 )
 from efficientgen.eval.bench_profile import Draws, Profile, cycles, measured, published
 from efficientgen.eval.bench_stock import StockGraph, generate_ms, stock_answer
+from efficientgen.eval.provenance import provenance
 from efficientgen.eval.stock import Stock
 from efficientgen.perception.types import DecodeStats, Observation
 from efficientgen.planning.ddrive import DDrive
@@ -38,7 +39,16 @@ from efficientgen.planning.schema import decode_answer
 
 WIDTHS = (8, 12, 16)  # of fused drafts: B (B + 1) rows
 PROMPT = 1452  # tokens of the prompt that prefill is compared at
-PARTS = ("forwards", "stages", "prefill_alone", "decoders", "eager_ar", "stock")  # that may be asked for alone
+PARTS = (
+    "forwards",
+    "kernels",
+    "stages",
+    "prefill_alone",
+    "decoders",
+    "eager_ar",
+    "stock",
+)  # that may be asked for alone
+SHOWN = (32,)  # rows whose kernels are listed, beside the fewest
 PUBLISHED_MS = 665.0  # the best published plan (Fast-dDrive with SGLang, FP8)
 
 
@@ -114,7 +124,10 @@ def bench_device(
     device = planner.device
     held = dict(before or {})
     run = Run(limit_s, keep, on_step, held, dict(held.pop("skipped", {})), parts)
-    run.result["runs"] = [*held.get("runs", []), {"parts": list(parts or PARTS), "machine": machine(device)}]
+    run.result["runs"] = [
+        *held.get("runs", []),
+        {"parts": list(parts or PARTS), "machine": machine(device), "code_sha256": provenance()["code_sha256"]},
+    ]
     run.result |= {"planner": planner.name, "dtype": str(planner.dtype).removeprefix("torch."), "device": str(device),
                    "machine": machine(device), "answer_tokens": len(planner.template),
                    "value_tokens": int(planner.template.is_value.sum()), "plans": len(observations) - 1,
@@ -125,6 +138,8 @@ def bench_device(
     rate = copy["median_gb_s"] if copy else 1.0
     if run.wants("forwards"):
         run.part("forwards", lambda: list(bench_forwards(planner, contexts, rows, repeats, rate)))
+    if run.wants("kernels"):
+        run.part("kernels", lambda: [forward_kernels(planner, count, contexts[0]) for count in (rows[0], *SHOWN)])
     if run.wants("stages"):
         run.part("stages", lambda: bench_stages(planner, observations).told())
     if run.wants("prefill_alone"):

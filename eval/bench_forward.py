@@ -123,6 +123,40 @@ def long_prefill(planner: DDrive, prompt: int, repeats: int) -> dict[str, Any]:
     return {"prompt_tokens": prompt} | spread(took[WARM_UP:])
 
 
+@torch.inference_mode()
+def forward_kernels(planner: DDrive, rows: int, context: int, runs: int = 5) -> dict[str, Any]:
+    """Microseconds that each kind of kernel takes in a forward of `rows` tokens behind `context`, as a profiler counts.
+
+    Kernels that overlap are counted in full, each; on a CPU, torch's operators stand for kernels.
+    """
+    assert planner.engine is not None
+    cache, device = planner.engine.text.cache(), planner.device
+    cache.store.normal_()
+    ids = torch.randint(0, planner.model.config.text.vocab_size, (rows,), device=device)
+    places = context + torch.arange(rows, device=device)
+
+    def forward() -> None:
+        cache.length = context
+        _forward(planner.model, ids, places, cache)
+
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    activity = torch.profiler.ProfilerActivity.CUDA if kind == "cuda" else torch.profiler.ProfilerActivity.CPU
+    for _ in range(WARM_UP):
+        forward()
+    with torch.profiler.profile(activities=[activity]) as profiler:
+        for _ in range(runs):
+            forward()
+        if kind == "cuda":
+            torch.cuda.synchronize(device)
+    told = []
+    for event in profiler.key_averages():
+        spent = event.self_device_time_total if kind == "cuda" else event.self_cpu_time_total
+        if spent > 0:
+            told.append({"kernel": event.key[:80], "calls": event.count / runs, "us": round(spent / runs, 1)})
+    told.sort(key=lambda each: -each["us"])
+    return {"rows": rows, "context": context, "kernels": told[:30], "us": round(sum(each["us"] for each in told), 1)}
+
+
 def _forward(model: VisionLanguageModel, ids: Tensor, places: Tensor, cache: TextCache) -> Tensor:
     return model.logits(cache.read(model, ids, places, "causal"))
 

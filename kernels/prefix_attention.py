@@ -176,11 +176,12 @@ if triton is not None:
             held, tail = key < high, key - start
             near = held & (tail >= 0)
             seen = tl.load(mask_ptr + row[:, None] * T + tail[None, :], mask=real[:, None] & near[None, :], other=0)
-            # what lies behind is read once more and weighs nothing
-            k, v = _keys_and_values(keys_ptr + plane, values_ptr + plane, tl.minimum(key, high - 1), width, D, BD)
-            scores = tl.dot(q, k, input_precision="ieee") * SCALE
-            scores = tl.where((held & (tail < 0))[None, :] | (seen != 0), scores, float("-inf"))
-            best, total, acc = _take(scores, v, best, total, acc)
+            seen = (held & (tail < 0))[None, :] | (seen != 0)
+            if tl.max(tl.max(seen.to(tl.int32), 1), 0) > 0:  # the tails of other rollouts are passed over
+                there = tl.minimum(key, high - 1)  # what lies behind is read once more and weighs nothing
+                k, v = _keys_and_values(keys_ptr + plane, values_ptr + plane, there, width, D, BD)
+                scores = tl.where(seen, tl.dot(q, k, input_precision="ieee") * SCALE, float("-inf"))
+                best, total, acc = _take(scores, v, best, total, acc)
         some = total > 0.0
         acc = acc / tl.where(some, total, 1.0)[:, None]
         parts_at = (split.to(tl.int64) * R * H) * D + at

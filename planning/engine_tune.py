@@ -148,19 +148,26 @@ def split_attention(engine: Engine, step: Step) -> tuple[int, int]:
     return best[1]
 
 
-def compile_all(engine: Engine, steps: Sequence[Step]) -> None:
+def compile_all(engine: Engine, steps: Sequence[Step], names: Sequence[str] = PRODUCTS) -> None:
     """Compile the candidates side by side; rows that a program holds alike share them."""
+    held = {rows_per_program(step.rows): step for step in steps}
+    whole = whole_head(engine)
+    compile_together(
+        engine, [(s, name, tile) for s in held.values() for name in names for tile in candidates(name, s.rows, whole)]
+    )
+
+
+def compile_together(engine: Engine, wanted: Iterable[tuple[Step, str, Tile | None]]) -> None:
+    """Compile these products, and attention of their steps, on all cores at once."""
     from triton import AsyncCompileMode
 
-    held = {rows_per_program(step.rows): step for step in steps}
+    text, steps = engine.weights.config, dict[int, Step]()
     with ThreadPoolExecutor(os.cpu_count()) as pool, AsyncCompileMode(pool):
-        for step in held.values():
-            for name in PRODUCTS:
-                for tile in candidates(name, step.rows, whole_head(engine)):
-                    engine.layers.trial({(name, step.rows): tile}, True).product(step, name, 0)
-        text = engine.weights.config
-        for step in steps:
-            for way in ways(2048, step.rows, text.num_attention_heads, text.num_key_value_heads):
+        for step, name, tile in wanted:
+            engine.layers.trial({(name, step.rows): tile}, True).product(step, name, 0)
+            steps[id(step)] = step
+        for step in steps.values():
+            for way in ways(step.context, step.rows, text.num_attention_heads, text.num_key_value_heads):
                 step.split(*way)
                 engine.layers.trial({}, True).product(step, "attend", 0)
 

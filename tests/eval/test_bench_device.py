@@ -43,6 +43,8 @@ def test_every_part_is_kept_as_json_when_it_is_done(planner):
     assert not result["skipped"], result["skipped"]
     assert json.loads(kept[-1])["part_seconds"].keys() == result["part_seconds"].keys()
     assert {row["rows"] for row in result["forwards"]} == {1, 8}
+    assert [each["rows"] for each in result["kernels"]] == [1, 32]
+    assert all(kernel["us"] > 0 for each in result["kernels"] for kernel in each["kernels"])
     names = [row["name"] for row in result["decoders"]]
     assert any(name.startswith("scaffold-spec; published") for name in names) and len(names) == len(set(names))
     assert result["published_profile"]["cycles"] > 20 and result["acceptance"]["of"] == planner.name
@@ -69,5 +71,5 @@ def test_a_later_run_adds_parts_to_the_result_of_an_earlier_one(planner):
     both = bench_device(planner, seen, None, parts=["stages"], before=json.loads(json.dumps(first)), **options)
     assert both["forwards"] == first["forwards"] and both["stages"]["inputs"]["runs"] == 2
     assert [run["parts"] for run in both["runs"]] == [["forwards"], ["stages"]] and not both["skipped"]
-    with pytest.raises(NothingToMeasureError, match="choose of forwards, stages"):
+    with pytest.raises(NothingToMeasureError, match="choose of forwards, kernels"):
         bench_device(planner, seen, None, parts=["everything"], **options)

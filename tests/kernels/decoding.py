@@ -108,12 +108,15 @@ def product_errors(sizes: Sizes, tile: Tile, made: Made, overlap: bool = False) 
     yield "rope v", error(heads.values, theirs.values)
 
 
-def attention_error(sizes: Sizes, start: int, tail: int, made: Made, overlap: bool = False) -> float:
-    """A random mask in which every row sees itself."""
+def attention_error(sizes: Sizes, start: int, tail: int, made: Made, overlap: bool = False, apart: int = 1) -> float:
+    """A random mask in which every row sees a slot; with `apart` that many groups of rows, each in its own stretch."""
     q = made.normal(sizes.rows, sizes.queries, sizes.width)
     keys, values = made.normal(2, sizes.shared, sizes.slots, sizes.width)
     mask = (made.normal(sizes.rows, tail) > 0).to(torch.uint8)
-    mask[torch.arange(sizes.rows), torch.arange(sizes.rows) % tail] = 1
+    row, own = torch.arange(sizes.rows), tail // apart
+    group = row * apart // sizes.rows
+    mask *= (torch.arange(tail) // own == group[:, None]).to(mask)
+    mask[row, group * own + row % own] = 1
     begin = torch.tensor([start], dtype=torch.int32, device=q.device)
     chunk, held = chunk_of(sizes.slots, sizes.rows, sizes.queries, sizes.shared)
     room = Partials(-(-sizes.slots // chunk), sizes.rows, sizes.queries, sizes.width, q.device)

@@ -32,5 +32,6 @@ for name, (sizes, tile) in CASES.items():
     errors = dict(product_errors(sizes, tile, made)) | dict(row_errors(sizes, made))
     errors["attention"] = attention_error(sizes, 60, 17, made)
     errors["attention of whole tiles"] = attention_error(replace(sizes, slots=230), 203, 9, made)
+    errors["attention of rollouts"] = attention_error(replace(sizes, rows=32, slots=230), 70, 130, made, apart=2)
     errors["attention without prefix"] = attention_error(sizes, 0, 19, made)
     print(json.dumps({"case": name, "errors": errors}))
