@@ -57,6 +57,7 @@ def test_lists(here):
         (("drive", "nowhere"), "there are:"),
         (("drive", "--planner", "nobody"), "choose one of"),
         (("drive", "--checkpoint", "no/such/dir", "--in-process"), "does not exist"),
+        (("drive", "--checkpoint", "no/such/dir"), "does not exist"),  # told before a graph is started
         (("drive", "--planner", "fast-ddrive"), "give its directory"),
         (("drive", "--planner", "fast-dvlm", "--checkpoint", "no/such/dir", "--in-process"), "does not exist"),
         (("drive", "--in-process", "--device", "abacus"), "use cpu"),
