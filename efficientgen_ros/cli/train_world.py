@@ -27,6 +27,7 @@ def world_command(
     seed: Annotated[int, typer.Option()] = 0,
     device: Annotated[str, typer.Option(help="cuda or cpu; default: whichever is there.")] = "",
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the blocks.")] = False,
+    capture: Annotated[bool, typer.Option(help="Whole steps of the world model as CUDA graphs.")] = True,
 ) -> None:
     """Train the nano world: autoencoder, then world model on recordings and its own dreams; gates into gates.json."""
     os.environ.setdefault("EFFICIENTGEN_KERNELS", "reference")  # compiling them would take a minute of the run
@@ -42,7 +43,7 @@ def world_command(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     config = TrainConfig(
         seconds=seconds, batch=batch, autoencoder_batch=autoencoder_batch, max_steps=max_steps, seed=seed,
-        compile=compile_model, gates_s=75.0 if heldout else 1.0,
+        compile=compile_model, capture=capture, gates_s=75.0 if heldout else 1.0,
     )  # fmt: skip
     clips = load_clips(data, device, most)
     print(f"{len(clips.pictures)} time steps of {len(clips.starts)} drives after {clock.elapsed:.1f} s", flush=True)

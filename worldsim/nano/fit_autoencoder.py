@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -25,12 +26,15 @@ Save = Callable[[dict[str, Any]], None]
 
 def weights_of(rasters: Tensor) -> Tensor:
     """How much pixels count, (N, 1, H, W), of rasters (N, H / 2, W / 2, 6): road users and lights, and what is near."""
-    table = torch.ones(len(Kind), device=rasters.device)
-    for kind, weight in COUNTS.items():
-        table[kind] = weight
-    weights = table[rasters[..., 0].long()][:, None]
+    weights = _counts(rasters.device)[rasters[..., 0].long()][:, None]
     weights = F.max_pool2d(weights, 3, 1, 1)
     return F.interpolate(weights, scale_factor=2, mode="nearest")
+
+
+@lru_cache(maxsize=4)
+def _counts(device: torch.device) -> Tensor:
+    """`COUNTS` of every kind, kept on the device: a captured step copies nothing from the host."""
+    return torch.tensor([COUNTS.get(kind, 1.0) for kind in sorted(Kind)], device=device)
 
 
 def picture_loss(out: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
