@@ -101,8 +101,7 @@ def fit_world(
     notes: list[Tensor] = []
     next_dream, dreams = clock.elapsed, False
     while (progress := run.progress) < 1:
-        due = clock.elapsed >= next_dream or not dreams
-        if config.first_dream < progress < 0.97 and due:
+        if config.first_dream < progress < 0.97 and clock.elapsed >= next_dream:
             begun = clock.elapsed
             try:
                 again = dream(run.average.into(shadow), clips, truth, features, rays, segment=config.dream_segment,
