@@ -70,8 +70,9 @@ class Step:
         try:
             with torch.cuda.graph(graph, stream=self._side):
                 out = self._work()
-        except RuntimeError as error:
-            self._tell(part="capture", name=self._name, captured=False, why=str(error).strip().partition("\n")[0])
+        except Exception as error:  # whatever it is, the run is worth more than its speed
+            why = f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0]
+            self._tell(part="capture", name=self._name, captured=False, why=why)
             _release_generator(self._device)
             return
         self._graph, self._out = graph, out

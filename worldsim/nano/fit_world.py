@@ -21,7 +21,7 @@ from torch import Tensor
 from efficientgen.worldsim.nano.autoencoder import Autoencoder, from_grid, to_pixels
 from efficientgen.worldsim.nano.capture import Step
 from efficientgen.worldsim.nano.clips import Clips
-from efficientgen.worldsim.nano.fit_autoencoder import Save, encode_steps, picture_loss, weights_of
+from efficientgen.worldsim.nano.fit_autoencoder import Save, encode_steps, per_camera, picture_loss, weights_of
 from efficientgen.worldsim.nano.model import NanoModel, RigRays
 from efficientgen.worldsim.nano.stream import Stream
 from efficientgen.worldsim.nano.training import Clock, Metrics, Run, TrainConfig, autocast
@@ -181,9 +181,9 @@ def pixel_loss(
     pick = race.topk(min(config.pixel_frames, chance.numel())).indices  # ... that asks the host nothing
     steps = where.flatten()[pick]
     rasters = clips.rasters[steps].flatten(0, 1)
-    weather = clips.weather[steps].repeat_interleave(clips.cameras)
+    weather = per_camera(clips, steps)
     with autocast(clips.device, config):
-        latents = autoencoder.restored(from_grid(made.flatten(0, 1)[pick], clips.cameras))
+        latents = autoencoder.restored(from_grid(made.flatten(0, 1).index_select(0, pick), clips.cameras))
         out = autoencoder.decode(latents, autoencoder.reader(rasters, weather))
     return picture_loss(out, to_pixels(clips.pictures[steps].flatten(0, 1)), weights_of(rasters))
 
@@ -243,7 +243,7 @@ def read_rasters(autoencoder: Autoencoder, clips: Clips) -> Tensor:
     parts = _parts(len(clips.rasters), clips.device)
     out = torch.empty(0)
     for part in parts:
-        weather = clips.weather[part].repeat_interleave(clips.cameras)
+        weather = per_camera(clips, part)
         with torch.autocast(clips.device.type, torch.bfloat16, enabled=clips.device.type == "cuda"):
             quarter = autoencoder.reader(clips.rasters[part].flatten(0, 1), weather)[1]
         read = quarter.to(torch.bfloat16).contiguous().unflatten(0, (-1, clips.cameras))

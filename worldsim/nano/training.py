@@ -24,8 +24,8 @@ class TrainConfig:
 
     seconds: float = 480.0
     gates_s: float = 75.0  # left over for them
-    autoencoder_share: float = 0.4  # of what remains after loading
-    polish_share: float = 0.07  # at the end, for the decoder on dreams
+    autoencoder_share: float = 0.35  # of what remains after loading
+    polish_share: float = 0.06  # at the end, for the decoder on dreams
     autoencoder_batch: int = 32  # time steps, of three pictures
     autoencoder_lr: float = 1.2e-3
     polish_lr: float = 4e-4
@@ -49,6 +49,7 @@ class TrainConfig:
     seed: int = 0
     compile: bool = False
     capture: bool = True  # whole steps as CUDA graphs, on an accelerator
+    capture_autoencoder: bool = True  # its steps too; a capture that fails may spoil later ones
     bf16: bool | None = None  # autocast; None: on an accelerator
 
 
