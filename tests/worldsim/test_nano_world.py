@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from efficientgen.kernels.shards import CheckpointError
 from efficientgen.perception.rig import NANO_RIG
 from efficientgen.perception.types import CHUNK_NS, TICK_NS, EgoState, OracleFrame
-from efficientgen.worldsim.nano.checkpoint import WEIGHTS, save_nano
+from efficientgen.worldsim.nano.checkpoint import WEIGHTS, load_nano, save_nano
 from efficientgen.worldsim.nano.world import NanoWorld
 from efficientgen.worldsim.reference.weather import UnknownWeatherError
 from efficientgen.worldsim.sana.checkpoint import MissingWorldError, WrongVariantError

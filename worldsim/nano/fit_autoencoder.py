@@ -129,6 +129,7 @@ def polish_decoder(
     for part in model.decoder:
         part.requires_grad_(True)
     run = Run(model, config.polish_lr, config, clock, until_s)
+
     def step() -> Tensor:
         pick = torch.randint(len(clips.pictures), (config.autoencoder_batch,), device=device)
         half = len(pick) // 2
