@@ -66,8 +66,8 @@ def second_call(monkeypatch, module, run) -> list[str]:
 
 def test_the_watch_sees_what_a_capture_forbids():
     x = torch.rand(4)
-    for bad in (lambda: x.sum().item(), lambda: x[x > 0.5], lambda: torch.tensor([1.0], device="cpu"), lambda: x.nonzero(),
-                lambda: torch.arange(3), lambda: torch.multinomial(x, 2),
+    for bad in (lambda: x.sum().item(), lambda: x[x > 0.5], lambda: torch.tensor([1.0], device="cpu"),
+                lambda: x.nonzero(), lambda: torch.arange(3), lambda: torch.multinomial(x, 2),
                 lambda: x.repeat_interleave(torch.ones(4, dtype=torch.long, device="cpu"))):  # fmt: skip
         with NOWHERE, Asked() as asked:
             bad()
