@@ -204,7 +204,7 @@ def frame_gdn_triton(
 # of them spills registers at D 112 on sm_90 (tests/kernels/compiled.py asks the assembler).
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 Tiles = list[tuple[dict[str, int], int, int]]
-TRANSITIONS: Tiles = [({"BN": n, "BS": s}, 8, 3) for n, s in ((32, 32), (32, 64), (64, 32))]
+TRANSITIONS: Tiles = [({"BN": n, "BS": s}, 8, 3) for n, s in ((32, 32), (32, 64), (64, 32), (64, 64))]
 SCAN: Tiles = [({"BR": 16}, 8, 1)]
 READ_OUT: Tiles = [({"BS": s}, warps, 1) for s, warps in ((32, 8), (64, 8), (32, 4))]
 
@@ -219,9 +219,25 @@ def _launch(kernel: Any, grid: Any, tiles: Tiles, *tensors: Tensor, **sizes: Any
 
 if triton is not None:
 
+    PART = tl.constexpr(tl.float32 if INTERPRETED else tl.bfloat16)  # the interpreter cannot multiply bf16
+
     def _tuned(tiles: Tiles, key: list[str]) -> Any:
         configs = [triton.Config(tile, num_warps=warps, num_stages=stages) for tile, warps, stages in tiles]
         return (lambda kernel: kernel) if INTERPRETED else triton.autotune(configs, key=key)
+
+    @triton.jit
+    def _add_product(out, left, right):
+        """out + left right as in fp32: a bf16 left is whole in one part, so right's three parts are three products."""
+        if left.dtype == tl.bfloat16:
+            first = right.to(tl.bfloat16)
+            rest = right - first.to(tl.float32)
+            second = rest.to(tl.bfloat16)
+            third = (rest - second.to(tl.float32)).to(tl.bfloat16)
+            left = left.to(PART)
+            out = tl.dot(left, third.to(PART), out)
+            out = tl.dot(left, second.to(PART), out)
+            return tl.dot(left, first.to(PART), out)
+        return tl.dot(left.to(tl.float32), right, out, input_precision="tf32x3")
 
     @_tuned(TRANSITIONS, ["T", "S", "H", "D"])
     @triton.jit
@@ -247,13 +263,12 @@ if triton is not None:
             all_of = at[:, None] + rows[None, :]
             some_of = at[:, None] + cols[None, :]
             full = (s[:, None] < S) & (rows[None, :] < D)
-            k = tl.load(k_ptr + all_of, mask=full, other=0.0).to(tl.float32)
+            k = tl.load(k_ptr + all_of, mask=full, other=0.0)
             kb = tl.load(k_ptr + some_of, mask=(s[:, None] < S) & (cols[None, :] < D), other=0.0).to(tl.float32)
             kb = kb * beta[:, None]
-            erase += tl.dot(tl.trans(k), kb, input_precision="tf32x3")
+            erase = _add_product(erase, tl.trans(k), kb)
             if VALUES:
-                v = tl.load(v_ptr + all_of, mask=full, other=0.0).to(tl.float32)
-                write += tl.dot(tl.trans(v), kb, input_precision="tf32x3")
+                write = _add_product(write, tl.trans(tl.load(v_ptr + all_of, mask=full, other=0.0)), kb)
             else:
                 total += tl.sum(kb, 0)
         decay = tl.load(decay_ptr + frame)
@@ -346,10 +361,10 @@ if triton is not None:
         for d0 in range(0, BD, 32):  # in parts, or the whole of N would not stay in registers
             cols = d0 + tl.arange(0, 32)
             inside = (s[:, None] < S) & (cols[None, :] < D)
-            q = tl.load(q_ptr + at[:, None] + cols[None, :], mask=inside, other=0.0).to(tl.float32)
+            q = tl.load(q_ptr + at[:, None] + cols[None, :], mask=inside, other=0.0)
             turned = frame.to(tl.int64) * D * D + cols[:, None] + rows[None, :] * D  # N^T: (key, value)
             state = tl.load(states_ptr + turned, mask=(cols[:, None] < D) & (rows[None, :] < D), other=0.0)
-            out += tl.dot(q, state, input_precision="tf32x3")
+            out = _add_product(out, q, state)
             if MASS:
                 z = tl.load(masses_ptr + frame.to(tl.int64) * D + cols, mask=cols < D, other=0.0)
                 q0 = tl.load(q0_ptr + at[:, None] + cols[None, :], mask=inside, other=0.0).to(tl.float32)

@@ -18,6 +18,8 @@ CASES = {64: ((1, ()), (4, (1, 3))), 112: ((2, (1, 1)), (3, ()))}
 for d, cases in CASES.items():
     for t, chunks in cases:
         q, k, v, beta, decay, mass, state = inputs(t, 37, d, seed=torch.seed() % 2**31, h=1)
+        if d == 112 and t == 2:  # as at released size: its products are taken in parts
+            q, k, v, beta, *mass = (x.bfloat16() for x in (q, k, v, beta, *mass))
         worst = {"out": 0.0, "numerator": 0.0, "denominator": 0.0}
         for pair, carried in ((mass, state), (None, state), (mass, None)) if t == 3 else ((mass, state),):
             ours, mine = frame_gdn_triton(q, k, v, beta, decay, mass=pair, state=carried, chunks=chunks)
