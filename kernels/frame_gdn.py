@@ -218,7 +218,6 @@ def _launch(kernel: Any, grid: Any, tiles: Tiles, *tensors: Tensor, **sizes: Any
 
 
 if triton is not None:
-
     PART = tl.constexpr(tl.float32 if INTERPRETED else tl.bfloat16)  # the interpreter cannot multiply bf16
 
     def _tuned(tiles: Tiles, key: list[str]) -> Any:
