@@ -34,17 +34,20 @@ def record_drives(
     on_done: Callable[[str], None] | None = None,
     planner: str = EXPERT,
     traffic: Traffic = "plain",
+    checkpoint: str = "",
 ) -> int:
     """Record `drives` drives of `planner`, spread over the training towns; returns how many were kept.
 
-    "scripted" traffic adds leads that brake, crawl or wait, and cars that cut in.
+    `checkpoint` is the model directory of a planner that is not shipped.  "scripted" traffic adds leads that brake,
+    crawl or wait, and cars that cut in.
 
     An expert drive with a collision or an infraction of the expert's own is not kept: it is no example.  A learned
     planner's drives are all kept, up to where they ended: its mistakes are what they are recorded for.
     Drives that `directory` already holds are skipped, so an interrupted recording goes on.
     """
     towns = training_towns()
-    jobs = [(str(directory), towns[i % len(towns)], first_seed + i, planner, traffic) for i in range(drives)]
+    driven = (planner, traffic, checkpoint)
+    jobs = [(str(directory), towns[i % len(towns)], first_seed + i, *driven) for i in range(drives)]
     kept = 0
     with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=50) as pool:
         for line in pool.imap_unordered(_record_one, jobs):
@@ -54,12 +57,12 @@ def record_drives(
     return kept
 
 
-def _record_one(job: tuple[str, str, int, str, Traffic]) -> str:
-    directory, town, seed, planner, traffic = Path(job[0]), *job[1:]
+def _record_one(job: tuple[str, str, int, str, Traffic, str]) -> str:
+    directory, town, seed, planner, traffic, checkpoint = Path(job[0]), *job[1:]
     scenario = training_scenario(town, seed, traffic)
     if (directory / f"{scenario.name}.{seed}.npz").exists():
         return f"kept {scenario.name} (there already)"
-    log = drive(scenario, seed, *driver_of(Job(scenario.name, seed, planner)))
+    log = drive(scenario, seed, *driver_of(Job(scenario.name, seed, planner, checkpoint)))
     if planner == EXPERT:
         metrics = score(log)
         if metrics.collision_at_fault or metrics.red_lights or metrics.off_road:

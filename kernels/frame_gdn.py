@@ -117,19 +117,27 @@ def _keep(k: Tensor, beta: Tensor, decay: Tensor) -> Tensor:
 
 
 def _scan(keep: Tensor, write: Tensor, first: Tensor | None, inner: list[bool]) -> tuple[Tensor, Tensor]:
-    """States of both directions summed (B, T, H, R, D), and the forward one after the last frame (B, H, R, D)."""
-    frames = range(keep.shape[1])
-    nothing = torch.zeros_like(write[:, 0])
-    state = nothing if first is None else first.to(write.dtype)
-    forward = []
-    for t in frames:
-        state = state @ keep[:, t] + write[:, t]
+    """States of both directions summed (B, T, H, R, D), and the forward one after the last frame (B, H, R, D).
+
+    Frames are taken apart once, so that a frame is one batched product forwards, and backwards no gradient of the whole
+    sequence is made per frame.
+    """
+    rows, frames = write.shape[0], range(write.shape[1])
+    keeps, writes = (x.transpose(0, 1).flatten(1, 2).unbind(0) for x in (keep, write))  # T of (B H, D or R, D)
+    state = writes[0] if first is None else torch.baddbmm(writes[0], first.to(write.dtype).flatten(0, 1), keeps[0])
+    forward = [state]
+    for t in frames[1:]:
+        state = torch.baddbmm(writes[t], state, keeps[t])
         forward.append(state)
-    later, backward = nothing, [nothing] * len(frames)
-    for t in reversed(frames[:-1]):
-        later = later @ keep[:, t + 1] + write[:, t + 1] if inner[t] else nothing
-        backward[t] = later
-    return torch.stack(forward, 1) + torch.stack(backward, 1), state
+    both = torch.stack(forward)
+    if any(inner):
+        nothing = torch.zeros_like(state)
+        later, backward = nothing, [nothing] * len(frames)
+        for t in reversed(frames[:-1]):
+            later = torch.baddbmm(writes[t + 1], later, keeps[t + 1]) if inner[t] else nothing
+            backward[t] = later
+        both = both + torch.stack(backward)
+    return both.unflatten(1, (rows, -1)).transpose(0, 1), state.unflatten(0, (rows, -1))
 
 
 def _followed(frames: int, chunks: tuple[int, ...]) -> list[bool]:
@@ -210,7 +218,6 @@ def _launch(kernel: Any, grid: Any, tiles: Tiles, *tensors: Tensor, **sizes: Any
 
 
 if triton is not None:
-
     PART = tl.constexpr(tl.float32 if INTERPRETED else tl.bfloat16)  # the interpreter cannot multiply bf16
 
     def _tuned(tiles: Tiles, key: list[str]) -> Any:

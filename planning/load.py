@@ -71,6 +71,25 @@ def model_directory(name: str, checkpoint: str | Path = "") -> Path:
     raise UnknownPlannerError(f"no planner '{name}'; choose one of {', '.join(names)}, or give --checkpoint DIR")
 
 
+def checked_directory(name: str, checkpoint: str | Path = "") -> Path:
+    """`model_directory`; of one that was given, the config and the weights' headers are looked at, and no more.
+
+    Raises:
+        UnknownPlannerError, WrongFamilyError, CheckpointError: as `load_planner`.
+    """
+    directory = model_directory(name, checkpoint)
+    if checkpoint:
+        from efficientgen.kernels.shards import stored_tensors
+        from efficientgen.planning.config_json import config_from_json, read_config
+        from efficientgen.planning.layouts import our_name
+
+        family = config_from_json(read_config(directory)).family
+        if name in RELEASES and family != name:
+            raise WrongFamilyError(f"{directory} holds a {family}, not a {name}: give planner '{family}'")
+        stored_tensors(directory, WEIGHTS, our_name)
+    return directory
+
+
 def question_model(name: str, checkpoint: str | Path = "") -> Path:
     """Directory of the question model called `name`: `checkpoint` if given, else what is shipped under that name.
 
@@ -126,17 +145,12 @@ def load_planner(
         from efficientgen.planning.constant_velocity import ConstantVelocity
 
         return ConstantVelocity()
-    directory = model_directory(name, checkpoint)
+    directory = checked_directory(name, checkpoint)
     import torch
 
-    from efficientgen.planning.config_json import config_from_json, read_config
     from efficientgen.planning.ddrive import DDrive
 
     number_format = resolve_dtype(device, dtype)
-    if name in RELEASES:
-        family = config_from_json(read_config(directory)).family
-        if family != name:
-            raise WrongFamilyError(f"{directory} holds a {family}, not a {name}: give planner '{family}'")
     torch.set_num_threads(threads)
     return DDrive.from_pretrained(
         directory,

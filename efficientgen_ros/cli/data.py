@@ -31,6 +31,7 @@ def record_command(
     planner: Annotated[
         str, typer.Option(help="Who drives; a learned planner's drives show where it gets to (DAgger).")
     ] = EXPERT,
+    checkpoint: Annotated[str, typer.Option(help="Model directory of a planner that is not shipped.")] = "",
     traffic: Annotated[
         Literal["plain", "scripted"], typer.Option(help="scripted: with leads that brake hard and cars that cut in.")
     ] = "plain",
@@ -40,7 +41,9 @@ def record_command(
 
     with _progress() as progress:
         task = progress.add_task("recording", total=drives)
-        kept = record_drives(out, drives, first_seed, workers, lambda line: progress.advance(task), planner, traffic)
+        kept = record_drives(
+            out, drives, first_seed, workers, lambda line: progress.advance(task), planner, traffic, checkpoint
+        )
     print(f"{kept} of {drives} drives in {out}; those not kept held an infraction of the expert's own")
 
 

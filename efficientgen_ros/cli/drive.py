@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from efficientgen import share
-from efficientgen.planning.load import CONSTANT_VELOCITY, DEFAULT, EXPERT, load_planner, model_directory
+from efficientgen.planning.load import CONSTANT_VELOCITY, DEFAULT, EXPERT, checked_directory, load_planner
 from efficientgen.worldsim.worlds import WORLDS, check_world, load_world, require_cameras
 from efficientgen_ros.cli.rerun import drive_again, taken_up, told
 
@@ -101,7 +101,7 @@ def drive_command(
     if mode == "realtime" and in_process:
         raise typer.BadParameter("--mode realtime needs the ROS 2 graph: leave --in-process out")
     if planner not in (EXPERT, CONSTANT_VELOCITY):
-        model_directory(planner, checkpoint)
+        checked_directory(planner, checkpoint)
     if live and in_process:
         raise typer.BadParameter("--live shows ROS 2 messages, which --in-process does not send; leave one out")
     if live:

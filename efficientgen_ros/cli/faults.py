@@ -250,8 +250,9 @@ def _drive(planner: str, seeds: int, progress: Progress) -> Iterator[StepLog]:
     jobs = [(name, seed) for seed in range(seeds) for name in scenario_names()]
     for name, seed in progress.track(jobs, description="driving"):
         with tempfile.TemporaryDirectory() as directory:
-            run_job(Job(name, seed, planner, save_to=directory))
-            yield load(Path(directory))
+            log = Path(directory) / "log"
+            run_job(Job(name, seed, planner, save_to=str(log)))
+            yield load(log)
 
 
 def _progress() -> Progress:

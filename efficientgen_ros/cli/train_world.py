@@ -27,6 +27,8 @@ def world_command(
     seed: Annotated[int, typer.Option()] = 0,
     device: Annotated[str, typer.Option(help="cuda or cpu; default: whichever is there.")] = "",
     compile_model: Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile the blocks.")] = False,
+    capture: Annotated[bool, typer.Option(help="Whole training steps as CUDA graphs, on a GPU.")] = True,
+    capture_autoencoder: Annotated[bool, typer.Option(help="The autoencoder's steps too.")] = True,
 ) -> None:
     """Train the nano world: autoencoder, then world model on recordings and its own dreams; gates into gates.json."""
     os.environ.setdefault("EFFICIENTGEN_KERNELS", "reference")  # compiling them would take a minute of the run
@@ -34,6 +36,7 @@ def world_command(
 
     from efficientgen.eval.provenance import provenance
     from efficientgen.eval.results import write_json
+    from efficientgen.worldsim.nano.checkpoint import load_nano
     from efficientgen.worldsim.nano.clips import load_clips
     from efficientgen.worldsim.nano.train import train_nano
     from efficientgen.worldsim.nano.training import Clock, TrainConfig
@@ -42,16 +45,18 @@ def world_command(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     config = TrainConfig(
         seconds=seconds, batch=batch, autoencoder_batch=autoencoder_batch, max_steps=max_steps, seed=seed,
-        compile=compile_model, gates_s=75.0 if heldout else 1.0,
+        compile=compile_model, capture=capture, capture_autoencoder=capture_autoencoder,
+        gates_s=75.0 if heldout else 1.0,
     )  # fmt: skip
     clips = load_clips(data, device, most)
     print(f"{len(clips.pictures)} time steps of {len(clips.starts)} drives after {clock.elapsed:.1f} s", flush=True)
-    autoencoder, model = train_nano(clips, out, config, clock, lambda line: print(line, flush=True), export)
+    train_nano(clips, out, config, clock, lambda line: print(line, flush=True), export)
     if heldout is None:
         return
     from efficientgen.eval.world_gates import Deadline, examine
 
     try:
+        autoencoder, model = load_nano(out, device)  # what the file holds is examined
         deadline = Deadline(max(config.seconds, clock.elapsed + 45.0), clock)
         gates = examine(autoencoder, model, load_clips(heldout, device), clips, deadline, samples=out / "samples.png")
     except Exception:  # the checkpoint is written; what went wrong with its examination goes on record

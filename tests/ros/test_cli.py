@@ -57,6 +57,7 @@ def test_lists(here):
         (("drive", "nowhere"), "there are:"),
         (("drive", "--planner", "nobody"), "choose one of"),
         (("drive", "--checkpoint", "no/such/dir", "--in-process"), "does not exist"),
+        (("drive", "--checkpoint", "no/such/dir"), "does not exist"),  # told before a graph is started
         (("drive", "--planner", "fast-ddrive"), "give its directory"),
         (("drive", "--planner", "fast-dvlm", "--checkpoint", "no/such/dir", "--in-process"), "does not exist"),
         (("drive", "--in-process", "--device", "abacus"), "use cpu"),
@@ -171,3 +172,13 @@ def test_a_drive_taken_up_again(tmp_path, here):
     assert again.returncode == 0 and "as recorded, to the bit" in again.stdout, again.stdout + again.stderr
     status, _, words = here("drive", "--from", str(made), "--step", "999")
     assert status == 2 and words
+
+
+def test_braking_drives_what_it_measures(monkeypatch):
+    from rich.progress import Progress
+
+    from efficientgen_ros.cli.faults import _drive
+
+    monkeypatch.setattr("efficientgen.worldsim.scenario.scenario_names", lambda: ("birch_red",))
+    (log,) = _drive("constant-velocity", 1, Progress(disable=True))
+    assert log.scenario == "birch_red" and log.steps

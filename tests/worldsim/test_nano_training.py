@@ -85,6 +85,27 @@ def test_a_dream_begins_with_the_truth_and_leaves_shorter_drives_alone_after_the
     assert torch.equal(dream(model, clips, truth, read_rasters(autoencoder, clips), RigRays(), seed=1), out)
 
 
+def test_pieces_of_a_drive_go_on_from_the_dream_before_and_leave_no_step_out():
+    autoencoder, model = small()
+    clips = noise_clips((7, 2))
+    truth, before = torch.randn(9, 8, 4, 24), torch.randn(9, 8, 4, 24)
+    features = read_rasters(autoencoder, clips)
+
+    def pieces(given):
+        return dream(model, clips, truth, features, RigRays(), seed=1, segment=4, before=given)
+
+    out = pieces(before)
+    changed = (out != truth).flatten(1).any(1).tolist()
+    assert changed == [False, True, True, True, True, True, True, False, True]
+    other = before.clone()
+    other[3] += 1.0  # where the drive's second piece begins
+    moved = (pieces(other) != out).flatten(1).any(1).tolist()
+    assert moved == [False, False, False, False, True, True, True, False, False]
+    other = before.clone()
+    other[0] += 1.0  # drives begin with the truth whatever was dreamed
+    assert torch.equal(pieces(other), out)
+
+
 def test_noise_levels_hold_finished_frames_and_frames_in_the_making():
     torch.manual_seed(0)
     levels = noise_levels(4000, 12, (1000, 500), torch.device("cpu"))
@@ -112,6 +133,19 @@ def test_a_gradient_that_is_not_finite_moves_nothing_far():
     run.descend(sum(p.sum() for p in model.parameters()) * torch.inf)
     assert all(torch.isfinite(v).all() for v in model.state_dict().values())
     assert all(torch.allclose(v, before[k], atol=1e-4) for k, v in model.state_dict().items())
+
+
+def test_the_warm_up_has_a_least_number_of_steps_however_fast_its_time_goes_by():
+    _, model = small()
+    model.requires_grad_(True)
+    run = Run(model, 1.0, TrainConfig(), Clock(before=500.0), 1000.0)
+    run.began = 0.0  # half of the time has gone by
+    rates = []
+    for _ in range(200):
+        run.plan()
+        rates.append(run.optimiser.param_groups[0]["lr"])
+    assert rates[0] < 0.02 * max(rates) and rates[49] < 0.6 * max(rates)
+    assert rates[110] == pytest.approx(rates[199], rel=1e-2), "then only the time counts"
 
 
 def test_no_clips_is_an_error_with_the_remedy(tmp_path):

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from efficientgen.kernels.shards import CheckpointError
 from efficientgen.perception.rig import NANO_RIG
 from efficientgen.perception.types import CHUNK_NS, TICK_NS, EgoState, OracleFrame
-from efficientgen.worldsim.nano.checkpoint import WEIGHTS, save_nano
+from efficientgen.worldsim.nano.checkpoint import WEIGHTS, load_nano, save_nano
 from efficientgen.worldsim.nano.world import NanoWorld
 from efficientgen.worldsim.reference.weather import UnknownWeatherError
 from efficientgen.worldsim.sana.checkpoint import MissingWorldError, WrongVariantError
@@ -136,16 +137,40 @@ def test_weights_that_make_nan_end_the_drive_and_another_world_is_untouched(worl
 
 
 def test_a_directory_brings_back_the_same_dreams(world, tmp_path):
-    autoencoder, model = small()
-    for part in (autoencoder, model):
-        for parameter in part.parameters():
-            parameter.copy_(parameter.bfloat16().float())
-    save_nano(tmp_path, autoencoder, model)
-    here = NanoWorld(autoencoder, model, Scene())
+    save_nano(tmp_path, *small())
+    here = NanoWorld(*load_nano(tmp_path), Scene())
     there = NanoWorld.from_pretrained(tmp_path, opening=Scene())
     for each in (here, there):
         each.reset(TOWN, "day", 0)
     assert all((a == b).all() for a, b in zip(drive(here, 3), drive(there, 3), strict=True))
+
+
+def test_a_file_holds_the_worlds_matrices_in_bytes_and_no_weight_is_off_by_more_than_half_a_unit(tmp_path):
+    parts = small()
+    save_nano(tmp_path, *parts)
+    stored = load_file(tmp_path / WEIGHTS)
+    in_bytes = {k for k, v in stored.items() if v.dtype == torch.int8}
+    assert in_bytes and all(k.startswith("world.") for k in in_bytes)
+    for part, module, loaded in zip(("autoencoder", "world"), parts, load_nano(tmp_path), strict=True):
+        for name, value in module.state_dict().items():
+            off = (loaded.state_dict()[name] - value).abs()
+            rows = value.flatten(1) if value.dim() > 1 else value[None]
+            unit = rows.abs().amax(1) / 127 if f"{part}.{name}" in in_bytes else rows.abs().amax(1) / 128
+            assert (off.view(rows.shape) <= 0.501 * unit[:, None]).all(), name
+    name = sorted(in_bytes)[0]
+    save_file({k: v for k, v in stored.items() if k != f"{name}.scale"}, tmp_path / WEIGHTS)
+    with pytest.raises(CheckpointError, match="scale"):
+        load_nano(tmp_path)
+
+
+def test_a_file_of_bf16_alone_is_read_as_well(tmp_path):
+    parts = small()
+    save_nano(tmp_path, *parts)
+    plain = {f"{part}.{k}": v.bfloat16() for part, module in zip(("autoencoder", "world"), parts, strict=True)
+             for k, v in module.state_dict().items()}  # fmt: skip
+    save_file(plain, tmp_path / WEIGHTS)
+    for module, loaded in zip(parts, load_nano(tmp_path), strict=True):
+        assert all(torch.equal(loaded.state_dict()[k], v.bfloat16().float()) for k, v in module.state_dict().items())
 
 
 def test_directories_that_hold_no_nano_world_are_refused_with_the_remedy(tmp_path):

@@ -49,7 +49,7 @@ class RasterReader(nn.Module):
 
     def forward(self, raster: Tensor, weather: Tensor) -> tuple[Tensor, Tensor]:
         codes = raster.long()
-        numbers = raster[..., [1, 2, 3, 5]].to(self.stem.weight.dtype) / 127.5 - 1.0
+        numbers = torch.cat([raster[..., 1:4], raster[..., 5:6]], -1).to(self.stem.weight.dtype) / 127.5 - 1.0
         phase = math.pi * numbers[..., 1:3]
         features = [self.kinds(codes[..., 0]), self.styles(codes[..., 4].clamp(max=STYLES - 1)), numbers, phase.sin(),
                     phase.cos()]  # fmt: skip

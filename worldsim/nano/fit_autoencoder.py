@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from efficientgen.worldsim.nano.autoencoder import Autoencoder, from_grid, to_bytes, to_grid, to_pixels
+from efficientgen.worldsim.nano.capture import Step
 from efficientgen.worldsim.nano.clips import Clips
 from efficientgen.worldsim.nano.layout import Kind
 from efficientgen.worldsim.nano.training import Clock, Metrics, Run, TrainConfig, autocast
@@ -25,12 +27,15 @@ Save = Callable[[dict[str, Any]], None]
 
 def weights_of(rasters: Tensor) -> Tensor:
     """How much pixels count, (N, 1, H, W), of rasters (N, H / 2, W / 2, 6): road users and lights, and what is near."""
-    table = torch.ones(len(Kind), device=rasters.device)
-    for kind, weight in COUNTS.items():
-        table[kind] = weight
-    weights = table[rasters[..., 0].long()][:, None]
+    weights = _counts(rasters.device)[rasters[..., 0].long()][:, None]
     weights = F.max_pool2d(weights, 3, 1, 1)
     return F.interpolate(weights, scale_factor=2, mode="nearest")
+
+
+@lru_cache(maxsize=4)
+def _counts(device: torch.device) -> Tensor:
+    """`COUNTS` of every kind, kept on the device: a captured step copies nothing from the host."""
+    return torch.tensor([COUNTS.get(kind, 1.0) for kind in sorted(Kind)], device=device)
 
 
 def picture_loss(out: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
@@ -53,6 +58,11 @@ def disturbed(z: Tensor) -> Tensor:
     return torch.where(chance > 1 - BLIND_SHARE, blind, noisy)
 
 
+def per_camera(clips: Clips, steps: Tensor) -> Tensor:
+    """The weather of every picture of time steps (n,): (n * cameras,)."""
+    return clips.weather[steps][:, None].expand(-1, clips.cameras).flatten()
+
+
 def fit_autoencoder(
     model: Autoencoder, clips: Clips, config: TrainConfig, clock: Clock, until_s: float, metrics: Metrics,
     save: Save, resumed: dict[str, Any] | None = None,
@@ -68,22 +78,29 @@ def fit_autoencoder(
     run = Run(model, config.autoencoder_lr, config, clock, until_s)
     if resumed:
         run.load(resumed)
-    window: list[Tensor] = []
-    while run.progress < 1:
+
+    def step() -> Tensor:
         pick = torch.randint(len(clips.pictures), (config.autoencoder_batch,), device=device)
         truth = to_pixels(clips.pictures[pick].flatten(0, 1)).contiguous(memory_format=torch.channels_last)
         rasters = clips.rasters[pick].flatten(0, 1)
-        weather = clips.weather[pick].repeat_interleave(clips.cameras)
+        weather = per_camera(clips, pick)
         with autocast(device, config):
             features = model.reader(rasters, weather)
             z = model.encode(truth, features[1])
             out = model.decode(disturbed(z), features)
         loss = picture_loss(out, truth, weights_of(rasters)) + PULL * z.float().square().mean()
-        run.descend(loss)
+        run.move(loss)
+        return loss.detach()
+
+    stepping = Step(step, device, metrics, "autoencoder step", config.capture and config.capture_autoencoder)
+    window: list[Tensor] = []
+    while run.progress < 1:
+        run.plan()
+        loss = stepping()
         if run.steps % 20 == 0:
-            window.append(loss.detach())
+            window.append(loss.clone())
         if run.steps % 200 == 0 or run.steps == config.max_steps:
-            mean = float(torch.stack(window).mean()) if window else float(loss.detach())
+            mean = float(torch.stack(window).mean()) if window else float(loss)
             window.clear()
             metrics(part="autoencoder", step=run.steps, loss=mean, progress=run.progress)
         if run.save_due():
@@ -112,21 +129,28 @@ def polish_decoder(
     for part in model.decoder:
         part.requires_grad_(True)
     run = Run(model, config.polish_lr, config, clock, until_s)
-    losses: list[Tensor] = []
-    while run.progress < 1:
+
+    def step() -> Tensor:
         pick = torch.randint(len(clips.pictures), (config.autoencoder_batch,), device=device)
         half = len(pick) // 2
         grid = torch.cat([latents[0][pick[:half]], latents[1][pick[half:]]])
-        rasters, weather = clips.rasters[pick].flatten(0, 1), clips.weather[pick].repeat_interleave(clips.cameras)
+        rasters, weather = clips.rasters[pick].flatten(0, 1), per_camera(clips, pick)
         z = model.restored(from_grid(grid.float(), clips.cameras)).contiguous(memory_format=torch.channels_last)
         with autocast(device, config):
             with torch.no_grad():
                 features = model.reader(rasters, weather)
             out = model.decode(z + QUIET * model.std.to(z)[:, None, None] * torch.randn_like(z), features)
         loss = picture_loss(out, to_pixels(clips.pictures[pick].flatten(0, 1)), weights_of(rasters))
-        run.descend(loss)
+        run.move(loss)
+        return loss.detach()
+
+    stepping = Step(step, device, metrics, "decoder step", config.capture and config.capture_autoencoder)
+    losses: list[Tensor] = []
+    while run.progress < 1:
+        run.plan()
+        loss = stepping()
         if run.steps % 10 == 0:
-            losses.append(loss.detach())
+            losses.append(loss.clone())
     done = Autoencoder(model.config).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     metrics(part="decoder", step=run.steps, loss=float(torch.stack(losses).mean()) if losses else 0.0)
     return run.average.into(done)
@@ -136,7 +160,7 @@ def polish_decoder(
 def encode_steps(model: Autoencoder, clips: Clips, steps: Tensor, raw: bool = False) -> Tensor:
     """Latents of time steps (n,): on the token grid and normalised (n, C, R, cameras W), or `raw`, per picture."""
     rasters = clips.rasters[steps].flatten(0, 1)
-    weather = clips.weather[steps].repeat_interleave(clips.cameras)
+    weather = per_camera(clips, steps)
     with torch.autocast(clips.device.type, torch.bfloat16, enabled=clips.device.type == "cuda"):
         z = model.encode(to_pixels(clips.pictures[steps].flatten(0, 1)), model.reader(rasters, weather)[1]).float()
     return z if raw else to_grid(model.normalised(z), clips.cameras)
@@ -146,7 +170,7 @@ def encode_steps(model: Autoencoder, clips: Clips, steps: Tensor, raw: bool = Fa
 def decode_steps(model: Autoencoder, clips: Clips, steps: Tensor, grid: Tensor) -> Tensor:
     """Pictures (n, cameras, H, W, 3) uint8 of latents (n, C, R, cameras W) at time steps (n,)."""
     rasters = clips.rasters[steps].flatten(0, 1)
-    weather = clips.weather[steps].repeat_interleave(clips.cameras)
+    weather = per_camera(clips, steps)
     with torch.autocast(clips.device.type, torch.bfloat16, enabled=clips.device.type == "cuda"):
         z = model.restored(from_grid(grid.float(), clips.cameras))
         out = model.decode(z, model.reader(rasters, weather))

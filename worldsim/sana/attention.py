@@ -8,6 +8,7 @@ branch by each token's ray (UCPE).  Their sum passes one output gate and one pro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +42,18 @@ class TemporalConv(nn.Module):
             return temporal_conv(x, before, self.weight)
         taps = self.weight[:, 0].flip(-1).to(x.dtype)  # (C, K), [:, j] weighs the frame j away
         frames, reach = x.shape[1], taps.shape[1] - 1
+        out = x * taps[:, 0]
+        alone = len(chunks) == frames  # chunks of one frame: none has a later one in its chunk
+        if alone and not across:
+            return out
         nothing = torch.zeros_like(x[:, :1]).expand(-1, reach, -1, -1)
         padded = torch.cat([nothing if before is None else before, x, nothing], 1)
-        out = x * taps[:, 0]
         for j in range(1, reach + 1):
             past, future = padded[:, reach - j : reach - j + frames], padded[:, reach + j : reach + j + frames]
-            chunk = torch.repeat_interleave(torch.arange(len(chunks)), torch.tensor(chunks))
-            same = F.pad((chunk[j:] == chunk[:-j]).to(x), (0, min(j, frames)))[:frames, None, None].to(x.device)
+            if alone:
+                out = out + past * taps[:, j]
+                continue
+            same = _together(chunks, j, x.dtype, x.device)
             past = past if across else past * same.roll(j, 0)
             future = future * same
             out = out + (past + future) * taps[:, j]
@@ -207,8 +213,7 @@ class DualBranchAttention(nn.Module):
             held = tuple(torch.cat(pair, 1) for pair in zip(before, held, strict=True))
         mask = None
         if len(chunks) > 1:
-            mask = visible(chunks, self.sink_token, self.window, q.device)
-            mask = mask.repeat_interleave(q.shape[2], 0).repeat_interleave(q.shape[2], 1)
+            mask = _visible_tokens(chunks, self.sink_token, self.window, q.shape[2], q.device)
         dim = q.shape[-1]
         out = _softmax(q, held[0], held[1], mask, dim)
         padded = dim if dim in FLASH_DIMS or dim > 256 else 128 if dim < 128 else 256
@@ -217,6 +222,29 @@ class DualBranchAttention(nn.Module):
             return out, seen, None
         sink = (chunks[0] if self.sink_token else 0) if stream is None else stream.sink
         return out, seen, WindowState(*(remembered(x, sink, self.window) for x in held))
+
+
+# Masks are made once per shape and kept on the device: a captured step may copy nothing from the host.  They are no
+# inference tensors, whoever asks first: training saves them for its backward pass.
+
+
+@lru_cache(maxsize=64)
+def _together(chunks: tuple[int, ...], j: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(T, 1, 1) ones where a frame and the j-th after it are of one chunk."""
+    with torch.inference_mode(False):
+        chunk = torch.repeat_interleave(torch.arange(len(chunks)), torch.tensor(chunks))
+        same = F.pad((chunk[j:] == chunk[:-j]).to(dtype), (0, min(j, len(chunk))))
+        return same[: len(chunk), None, None].to(device)
+
+
+@lru_cache(maxsize=8)
+def _visible_tokens(
+    chunks: tuple[int, ...], sink_token: bool, window: int, tokens: int, device: torch.device
+) -> Tensor:
+    """`visible` for `tokens` tokens a frame, (T S, T S)."""
+    with torch.inference_mode(False):
+        mask = visible(chunks, sink_token, window, torch.device("cpu"))
+        return mask.repeat_interleave(tokens, 0).repeat_interleave(tokens, 1).to(device)
 
 
 def _of(norm: nn.RMSNorm) -> tuple[Tensor, float]:

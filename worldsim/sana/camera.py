@@ -103,5 +103,5 @@ def rigid_inverse(transform: Tensor) -> Tensor:
     out = torch.zeros_like(transform)
     out[..., :3, :3] = back
     out[..., :3, 3] = -torch.einsum("...ij,...j->...i", back, transform[..., :3, 3])
-    out[..., 3, 3] = 1.0
+    out[..., 3, 3].fill_(1.0)  # in place, or a captured step would make a tensor on the host
     return out

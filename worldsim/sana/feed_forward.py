@@ -7,6 +7,7 @@ is carried.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -49,16 +50,24 @@ class FeedForward(nn.Module):
         y = F.linear(gated_depthwise(hidden, depth.weight, depth.bias, grid), self.point_conv.conv.weight.flatten(1))
         nothing = torch.zeros_like(y[:, :1])
         earlier = torch.cat([nothing if before is None else before, y[:, :-1]], 1)
+        taps = self.t_conv.weight[..., 0].permute(0, 2, 1).flatten(1)  # (C, 3 C), a view once fused
+        if 1 < len(chunks) == x.shape[1]:  # chunks of one frame: no frame sees a later one
+            return y + F.linear(torch.cat([earlier, y], -1), taps[:, : 2 * y.shape[-1]]), y[:, -1:]
         later = torch.cat([y[:, 1:], nothing], 1)
         if len(chunks) > 1:
-            last = [end - 1 for end in accumulate(chunks)]
-            inner = torch.ones(x.shape[1], 1, 1, dtype=x.dtype, device=x.device)
-            inner[last] = 0.0
-            later = later * inner
-        taps = self.t_conv.weight[..., 0].permute(0, 2, 1).flatten(1)  # (C, 3 C), a view once fused
+            later = later * _followed(chunks, x.dtype, x.device)
         return y + F.linear(torch.cat([earlier, y, later], -1), taps), y[:, -1:]
 
     def fuse(self) -> None:
         """Lay the temporal taps one frame after another, as the product over three frames reads them."""
         taps = self.t_conv.weight.detach()[..., 0].permute(0, 2, 1).contiguous()  # (C, 3, C)
         self.t_conv.weight = nn.Parameter(taps.permute(0, 2, 1)[..., None], requires_grad=False)
+
+
+@lru_cache(maxsize=64)
+def _followed(chunks: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(T, 1, 1) ones where the next frame is of the same chunk; kept: a captured step copies nothing from the host."""
+    with torch.inference_mode(False):
+        inner = torch.ones(sum(chunks), 1, 1, dtype=dtype)
+        inner[[end - 1 for end in accumulate(chunks)]] = 0.0
+        return inner.to(device)
