@@ -138,8 +138,6 @@ def bench_device(
     rate = copy["median_gb_s"] if copy else 1.0
     if run.wants("forwards"):
         run.part("forwards", lambda: list(bench_forwards(planner, contexts, rows, repeats, rate)))
-    if run.wants("kernels"):
-        run.part("kernels", lambda: [forward_kernels(planner, count, contexts[0]) for count in (rows[0], *SHOWN)])
     if run.wants("stages"):
         run.part("stages", lambda: bench_stages(planner, observations).told())
     if run.wants("prefill_alone"):
@@ -173,6 +171,8 @@ def bench_device(
             run.part("stock_graphed", lambda: _graphed(theirs, contexts, repeats), 0.85)
             run.part("stock_generate", lambda: {"ms_per_token": generate_ms(theirs, PROMPT, 32)}, 0.85)
             run.part("stock_ar", lambda: _stock_plan(planner, theirs, observations[0]), 0.9)
+    if run.wants("kernels"):
+        run.part("kernels", lambda: [forward_kernels(planner, count, contexts[0]) for count in (rows[0], *SHOWN)], 0.9)
     if run.wants("eager_ar"):
         run.part("eager_ar", eager, 0.75)
     run.part("summary", lambda: _summary(run.result))

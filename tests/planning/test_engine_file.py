@@ -5,7 +5,12 @@ from pathlib import Path
 import pytest
 
 from efficientgen.kernels.skinny import Tile
+from efficientgen.planning import engine_tune
+from efficientgen.planning.engine import Engine
 from efficientgen.planning.engine_file import Tuning, directory, tuned
+from efficientgen.planning.engine_layers import PRODUCTS, Step
+from efficientgen.planning.engine_tune import Measured, candidates, choose, refine, split_attention
+from tests.planning.test_engine import QWEN25, text_model
 
 CHOICES = {("qkv", 1): Tile(16, 256, 1, 4, 4, 4, 64), ("qkv", 8): None, ("down", 8): Tile(32, 64, 4)}
 
@@ -51,3 +56,30 @@ def test_where_nothing_can_be_written_it_is_said(cache: Path):
     with pytest.warns(UserWarning, match="XDG_CACHE_HOME"):
         assert tuned({"gpu": "one"}, lambda: CHOICES).choices == CHOICES
     Tuning(CHOICES).keep()
+
+
+def test_what_makes_whole_forwards_faster_is_taken(monkeypatch):
+    """Alone the library is the faster for `down`, in a forward it costs its neighbour more; `qkv` stays as it was."""
+    engine = Engine(text_model(QWEN25), 64, rows=(8,))
+    step, tiles = Step(engine.weights, 8, 8, 64), candidates("down", 8)
+    alone = [Measured(name, 8, None, 5.0) for name in PRODUCTS]
+    alone += [Measured("down", 8, tiles[0], 5.2), Measured("down", 8, tiles[1], 6.0), Measured("qkv", 8, tiles[0], 9.0)]
+    choices = {(name, 8): None for name in PRODUCTS}
+
+    def us(work) -> float:
+        work()
+        return {None: 300.0, tiles[0]: 280.0, tiles[1]: 279.9}[work.func.__self__.choices["down", 8]]
+
+    monkeypatch.setattr(engine_tune, "_graphed_us", lambda engine, work: us(work))
+    told = refine(engine, step, choices, alone)
+    assert choices["down", 8] == tiles[0] and choices["qkv", 8] is None, "0.04 % is noise"
+    assert [m.name for m in told][:3] == ["forward", "forward with down", "forward with down"]
+
+
+def test_every_product_is_measured_for_every_number_of_rows(monkeypatch):
+    engine = Engine(text_model(QWEN25), 64, rows=(1, 8))
+    monkeypatch.setattr(engine_tune, "_graphed_us", lambda engine, work: work() or 1.0)
+    choices, told = choose(engine, engine.rows, libraries_only=True)
+    assert choices == {(name, rows): None for name in PRODUCTS for rows in (1, 8)} and len(told) == 8
+    way = split_attention(engine, step := Step(engine.weights, 8, 8, 64))
+    assert (step.chunk, step.held) == way[:2]
