@@ -78,7 +78,7 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         Parameter("scenario", "", "scenario to drive (`efficientgen scenarios` lists them)"),
         Parameter("seed", 0, "seed of the traffic; same seed, same drive", low=0, high=2**31 - 1),
         _WORLD,
-        Parameter("world_dir", "", "directory of an imagined world's weights; empty: nano's, as trained here"),
+        Parameter("world_dir", "", "directory of an imagined world's weights; empty: nano's that ship"),
         Parameter("world_device", "", "where an imagined world runs: cpu, cuda; empty: the accelerator, if any"),
         Parameter("world_refine", False, "sana-wm: put the release's refiner into the loop"),
         _MODE,

@@ -41,7 +41,7 @@ def checkpoint_sha256(planner: str, checkpoint: str = "") -> str:
 
 @cache
 def world_sha256(world: str) -> str:
-    """Of the weights of the nano world that was trained here; "" for other worlds.
+    """Of the files of the shipped nano world; "" for other worlds.
 
     Raises:
         WorldOptionsError: there is none.

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from efficientgen import MissingDataError, share
 from efficientgen.perception.rig import NANO_RIG
 
 REFERENCE, NANO, SANA_WM = "reference", "nano", "sana-wm"
 WORLDS = (REFERENCE, NANO, SANA_WM)
-NANO_HOME = Path("data/nano-world")  # where `train world` writes and drives look, below the working directory
+NANO_HOME = "checkpoints/nano-world"  # among what ships (`efficientgen.share`)
 
 SINGLE = ("FRONT",)  # what SANA-WM draws; the others draw the nano rig
 
@@ -45,19 +46,19 @@ def require_cameras(planner: object, cameras: tuple[str, ...]) -> None:
 
 
 def nano_directory(directory: str | Path | None = None) -> Path:
-    """Where the nano world's weights are: `directory`, or where `efficientgen train world` has put them.
+    """Where the nano world's weights are: `directory`, or the shipped ones.
 
     Raises:
-        WorldOptionsError: none is given, and none was trained here.
+        WorldOptionsError: none is given, and this install has lost its own.
     """
     if directory:
         return Path(directory)
-    if not (NANO_HOME / "config.json").is_file():
+    try:
+        return share(NANO_HOME)
+    except MissingDataError as error:
         raise WorldOptionsError(
-            f"no nano world is shipped yet, and none lies in {NANO_HOME}: train one on a GPU "
-            "(`efficientgen train world`, 8 minutes; docs/nano-world.md) or give --world-dir DIR"
-        )
-    return NANO_HOME
+            f"{error}; or give --world-dir DIR, such as `efficientgen train world` writes (docs/nano-world.md)"
+        ) from error
 
 
 def check_world(name: str, directory: str | Path | None) -> None:
@@ -88,7 +89,7 @@ def load_world(
     """The world called `name`, ready for `reset`.
 
     Args:
-        directory: weights of an imagined world; None or "": those of `nano` that were trained here (`NANO_HOME`).
+        directory: weights of an imagined world; None or "": those of `nano` that ship.
         device: where an imagined world computes; "": the accelerator if there is one.
         refine: SANA-WM only: put the release's refiner into the loop.
         threads: of this process for an imagined world on a CPU; one makes its sums the same on every machine.

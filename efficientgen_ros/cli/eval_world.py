@@ -16,7 +16,7 @@ def world_command(
     ),
     reference: Annotated[Path | None, typer.Option(help="Clips of other towns, to teach the reader with.")] = None,
     world: Annotated[str, typer.Option(help="nano; the others have no such gates.")] = "nano",
-    world_dir: Annotated[Path | None, typer.Option(help="Its directory; default: where `train world` writes.")] = None,
+    world_dir: Annotated[Path | None, typer.Option(help="Its directory; default: the shipped one.")] = None,
     planner: Annotated[Path | None, typer.Option(help="Planner whose vision features are compared.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
     samples: Annotated[Path | None, typer.Option(help="PNG to write: dreams beside reference pictures.")] = None,

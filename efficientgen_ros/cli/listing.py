@@ -20,7 +20,7 @@ from efficientgen.planning.load import (
     shipped_models,
 )
 from efficientgen.planning.releases import FILES, OPTIONAL_FILES, RELEASES
-from efficientgen.worldsim.worlds import NANO_HOME
+from efficientgen.worldsim.worlds import nano_directory
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -53,10 +53,10 @@ def models_command(as_json: AsJson = False) -> None:
         size = (directory / ADAPTER).stat().st_size / 2**20
         kind = f"shipped: answers questions (`efficientgen ask`), an adapter over {base}; drives nothing"
         rows.append({"name": directory.name, "kind": kind, "size_mib": round(size, 1), "path": str(directory)})
-    if (NANO_HOME / "config.json").is_file():
-        size = sum(path.stat().st_size for path in NANO_HOME.glob("*.safetensors")) / 2**20
-        kind = "trained here: a learned world (`drive --world nano`)"
-        rows.append({"name": NANO_HOME.name, "kind": kind, "size_mib": round(size, 1), "path": str(NANO_HOME)})
+    world = nano_directory()
+    size = sum(path.stat().st_size for path in world.glob("*.safetensors")) / 2**20
+    kind = "shipped: a learned world (`drive --world nano`); draws, drives nothing"
+    rows.append({"name": world.name, "kind": kind, "size_mib": round(size, 1), "path": str(world)})
     if as_json:
         print(json.dumps(rows, indent=2))
         return

@@ -19,7 +19,12 @@ from efficientgen.worldsim.sana.checkpoint import MissingWorldError, WrongVarian
 from efficientgen.worldsim.sana.poses import PoseJumpError
 from efficientgen.worldsim.sana.sampler import DivergedError
 from efficientgen.worldsim.sana.world import ChunkLengthError, NotResetError
-from efficientgen.worldsim.worlds import NANO_HOME, UnknownWorldError, WorldOptionsError, check_world
+from efficientgen.worldsim.worlds import (
+    UnknownWorldError,
+    WorldOptionsError,
+    check_world,
+    nano_directory,
+)
 from tests.worldsim.nano_models import small
 from tests.worldsim.test_reference_world import TOWN
 
@@ -198,13 +203,9 @@ def test_directories_that_hold_no_nano_world_are_refused_with_the_remedy(tmp_pat
 
 
 def test_worlds_are_called_by_name_and_options_that_do_not_go_together_are_told(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(WorldOptionsError, match="train world"):
-        check_world("nano", None)
-    check_world("nano", tmp_path)
-    NANO_HOME.mkdir(parents=True)
-    (NANO_HOME / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)  # what ships is found from anywhere
     check_world("nano", None)
+    assert nano_directory().parts[-2:] == ("checkpoints", "nano-world") and nano_directory(tmp_path) == tmp_path
     with pytest.raises(UnknownWorldError, match="reference, nano, sana-wm"):
         check_world("matrix", None)
     with pytest.raises(WorldOptionsError, match="give --world-dir"):

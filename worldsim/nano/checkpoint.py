@@ -63,7 +63,7 @@ def load_nano(directory: Path, device: str | torch.device = "cpu") -> tuple[Auto
     if not directory.is_dir():
         raise MissingWorldError(
             f"{directory} is no directory; give one that `efficientgen train world` has written, or leave --world-dir "
-            "out for the one trained here"
+            "out for the shipped one"
         )
     config = read_json(directory / "config.json")
     if config.get("architectures") != [ARCHITECTURE]:
