@@ -126,12 +126,14 @@ def bench_device(
     run = Run(limit_s, keep, on_step, held, dict(held.pop("skipped", {})), parts)
     run.result["runs"] = [
         *held.get("runs", []),
-        {"parts": list(parts or PARTS), "machine": machine(device), "code_sha256": provenance()["code_sha256"]},
-    ]
+        {"parts": list(parts or PARTS), "plans": len(observations) - 1, "repeats": repeats,
+         "machine": machine(device), "code_sha256": provenance()["code_sha256"]},
+    ]  # fmt: skip
     run.result |= {"planner": planner.name, "dtype": str(planner.dtype).removeprefix("torch."), "device": str(device),
                    "machine": machine(device), "answer_tokens": len(planner.template),
-                   "value_tokens": int(planner.template.is_value.sum()), "plans": len(observations) - 1,
-                   "clock_of_ratios": "wall"}  # fmt: skip
+                   "value_tokens": int(planner.template.is_value.sum()), "clock_of_ratios": "wall"}  # fmt: skip
+    if run.wants("decoders"):
+        run.result["plans"] = len(observations) - 1
     copy = run.part("copy", lambda: copy_bandwidth(device))
     run.part("tuning", lambda: _tune(planner, held.get("tuning")))
     engine = planner.engine
