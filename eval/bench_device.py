@@ -126,14 +126,16 @@ def bench_device(
     run = Run(limit_s, keep, on_step, held, dict(held.pop("skipped", {})), parts)
     run.result["runs"] = [
         *held.get("runs", []),
-        {"parts": list(parts or PARTS), "machine": machine(device), "code_sha256": provenance()["code_sha256"]},
-    ]
+        {"parts": list(parts or PARTS), "plans": len(observations) - 1, "repeats": repeats,
+         "machine": machine(device), "code_sha256": provenance()["code_sha256"]},
+    ]  # fmt: skip
     run.result |= {"planner": planner.name, "dtype": str(planner.dtype).removeprefix("torch."), "device": str(device),
                    "machine": machine(device), "answer_tokens": len(planner.template),
-                   "value_tokens": int(planner.template.is_value.sum()), "plans": len(observations) - 1,
-                   "clock_of_ratios": "wall"}  # fmt: skip
+                   "value_tokens": int(planner.template.is_value.sum()), "clock_of_ratios": "wall"}  # fmt: skip
+    if run.wants("decoders"):
+        run.result["plans"] = len(observations) - 1
     copy = run.part("copy", lambda: copy_bandwidth(device))
-    run.part("tuning", lambda: _tune(planner))
+    run.part("tuning", lambda: _tune(planner, held.get("tuning")))
     engine = planner.engine
     rate = copy["median_gb_s"] if copy else 1.0
     if run.wants("forwards"):
@@ -179,8 +181,11 @@ def bench_device(
     return run.result | {"skipped": run.skipped}
 
 
-def _tune(planner: DDrive) -> dict[str, Any]:
-    """Load the engine twice: the second time finds what the first has measured."""
+def _tune(planner: DDrive, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Load the engine twice: the second time finds what the first has measured.
+
+    Where the first found it, too, what `before` tells of the measurement is kept.
+    """
     seconds, found, measured = list[float](), list[bool](), list[dict[str, Any]]()
     for _ in range(2):
         began = time.perf_counter()
@@ -190,7 +195,10 @@ def _tune(planner: DDrive) -> dict[str, Any]:
         seconds.append(round(time.perf_counter() - began, 2))
         found.append(planner.engine.text.tuning is not None and planner.engine.text.tuning.found)
         measured += [asdict(m) | {"us": round(m.us, 2)} for m in planner.engine.measured]
-    return {"seconds": seconds[0], "seconds_again": seconds[1], "found_in_file": found, "measured": measured}
+    again = {"seconds_again": seconds[1], "found_in_file": found}
+    if found[0] and before and before.get("measured"):
+        return {**before, **again}
+    return {"seconds": seconds[0], **again, "measured": measured}
 
 
 def _contestants(

@@ -274,7 +274,7 @@ def table(result: Mapping[str, Any]) -> Iterator[list[str]]:
     """The decoders as lines for a table: header first."""
     clock = result["clock_of_ratios"]
     yield ["decoder", "p50 ms", "p99 ms", "CPU p50 ms", "forwards", "values/forward", "kept, %", "x ar", "x ar-jump"]
-    for row in result["decoders"] or ():
+    for row in result.get("decoders") or ():
         plan, over = row.get("per_plan", {}), row["times_faster_than"]
         yield [
             row["name"],

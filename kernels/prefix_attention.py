@@ -62,28 +62,30 @@ def chunk_of(context: int, rows: int, heads: int, shared: int, programs: int = 1
     return max(32, -(-chunk // 64) * 64), held
 
 
-def ways(context: int, rows: int, heads: int, shared: int) -> list[tuple[int, int]]:
-    """(chunk, held) pairs that are worth a measurement; a kernel is compiled for each `held` only."""
-    folded, out = rows * heads // shared, list[tuple[int, int]]()
+def ways(context: int, rows: int, heads: int, shared: int) -> list[tuple[int, int, int]]:
+    """(chunk, held, warps) that are worth a measurement; a kernel is compiled for each pair of the last two only."""
+    folded, out = rows * heads // shared, list[tuple[int, int, int]]()
     for held in (16, 32, 64, 128):
         for chunk in CHUNKS:
             splits = -(-context // chunk)
             programs = -(-folded // held) * shared * splits
             if held < 2 * max(16, folded) and 30 <= programs <= 700 and splits <= 64:
-                out.append((chunk, held))
-    return out or [chunk_of(context, rows, heads, shared)]
+                out += [
+                    (chunk, held, warps) for warps in (4, 8) if warps == 4 and held < 128 or warps == 8 and held > 32
+                ]
+    return out or [(*chunk_of(context, rows, heads, shared), 0)]
 
 
 def attend(
     q: Tensor, keys: Tensor, values: Tensor, start: Tensor, mask: Tensor, room: Partials, out: Tensor, chunk: int,
-    held: int, *, overlap: bool = False, compile_only: bool = False,
+    held: int, warps: int = 0, *, overlap: bool = False, compile_only: bool = False,
 ) -> None:  # fmt: skip
     """The same by the kernels; `room` has as many splits as `chunk` needs for the longest prefix (`chunk_of`)."""
     rows, heads, width = q.shape
     shared, splits = len(keys), len(room.parts)
     tail = mask.shape[1]
     more: dict[str, Any] = {"launch_pdl": True} if overlap else {}
-    first = {} if INTERPRETED else {"num_warps": 4 if held < 128 else 8, "num_stages": 2}
+    first = {} if INTERPRETED else {"num_warps": warps or (4 if held < 128 else 8), "num_stages": 2}
     step = 64 if q.element_size() < 4 else 32  # no tile of these spills registers at D 128
     wide = triton.next_power_of_2(width)
     _attend_split.run(

@@ -26,7 +26,7 @@ from efficientgen.planning.engine_tune import split_attention
 from efficientgen.planning.engine_weights import fuse
 from efficientgen.planning.model import VisionLanguageModel, mrope
 
-ROWS = (1, 8, 16, 32, 48, 64, 96, 128, 272)  # 272 = 16 x 17: fused draft and verify at block 16
+ROWS = (1, 8, 16, 32, 48, 64, 96, 128, 192, 272)  # 272 = 16 x 17: fused draft and verify at block 16
 CONTEXT = 512  # graphs are captured for multiples of so many keys
 TAIL = 256  # and where the tail is longer than a forward (rollouts), of so many slots in it
 PARTS = 16 * 2**20  # fp32 numbers of split products

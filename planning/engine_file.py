@@ -25,7 +25,7 @@ from efficientgen.planning.engine_layers import Choices
 if TYPE_CHECKING:
     from efficientgen.planning.engine import Engine
 
-Ways = dict[tuple[int, int, int], tuple[int, int]]  # (rows, tail, context) -> (chunk, held) of attention
+Ways = dict[tuple[int, int, int], tuple[int, int, int]]  # (rows, tail, context) -> (chunk, held, warps) of attention
 SOURCES = ("kernels.skinny", "kernels.prefix_attention", "kernels.rows", "planning.engine_layers",
            "planning.engine_tune")  # fmt: skip
 
@@ -62,7 +62,7 @@ def tuned(key: Mapping[str, Any], measure: Callable[[], Choices]) -> Tuning:
     try:
         held = json.loads(path.read_text("utf-8"))
         choices = {(str(name), int(rows)): Tile(*tile) if tile else None for name, rows, tile in held["tiles"]}
-        ways = {(r, t, c): (chunk, many) for r, t, c, chunk, many in held["ways"]}
+        ways = {(r, t, c): (chunk, many, warps) for r, t, c, chunk, many, warps in held["ways"]}
         if held["key"] == key:
             return Tuning(choices, ways, path, key, True)
     except (OSError, ValueError, KeyError, TypeError):  # not there, of another version, or damaged: it is made anew

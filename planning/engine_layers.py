@@ -58,9 +58,9 @@ class Step:
         self.heads = queries, width
         self.split(*chunk_of(context, rows, queries, text.num_key_value_heads))
 
-    def split(self, chunk: int, held: int) -> None:
-        """Let attention deal `chunk` keys and `held` folded rows to a program."""
-        self.chunk, self.held = chunk, held
+    def split(self, chunk: int, held: int, warps: int = 0) -> None:
+        """Let attention deal `chunk` keys and `held` folded rows to a program of `warps` (0: as many as usual)."""
+        self.chunk, self.held, self.warps = chunk, held, warps
         self.partials = Partials(-(-self.context // chunk), self.rows, *self.heads, self.x.device)
 
 
@@ -149,7 +149,7 @@ class Layers:
             step.attended.copy_(attend_reference(step.q, keys, values, step.start, step.mask))
         else:
             attend(step.q, keys, values, step.start, step.mask, step.partials, step.attended, step.chunk, step.held,
-                   overlap=self.overlap, compile_only=self.compile_only)  # fmt: skip
+                   step.warps, overlap=self.overlap, compile_only=self.compile_only)  # fmt: skip
 
     def add(self, step: Step, name: str, y: Tensor, weight: Tensor, row: Row) -> None:
         """x += y W^T."""

@@ -132,12 +132,12 @@ def whole_head(engine: Engine) -> int:
     return text.head_dim // 2 if text.qk_norm else 0
 
 
-def split_attention(engine: Engine, step: Step) -> tuple[int, int]:
+def split_attention(engine: Engine, step: Step) -> tuple[int, int, int]:
     """Give `step` the fastest way of attention for its rows and its longest context, and say which."""
     text = engine.weights.config
     step.start.fill_(step.context - step.tail)
     step.q.normal_()
-    best: tuple[float, tuple[int, int]] | None = None
+    best: tuple[float, tuple[int, int, int]] | None = None
     for way in ways(step.context, step.rows, text.num_attention_heads, text.num_key_value_heads):
         step.split(*way)
         us = time_product(engine, step, "attend", None)

@@ -147,7 +147,8 @@ def planner_command(
     if planner.device.type == "cuda":
         print(json.dumps(result.get("summary"), indent=1))
     head, *body = table(result)
-    shown = Table(*head, box=SIMPLE_HEAD, title=f"{result['planner']} on {device}, {threads} thread(s), {plans} plans")
+    title = f"{result['planner']} on {device}, {threads} thread(s), {result.get('plans', 0)} plans"
+    shown = Table(*head, box=SIMPLE_HEAD, title=title)
     for line in body:
         shown.add_row(*line)
     Console(width=max(120, Console().width)).print(shown)

@@ -71,5 +71,6 @@ def test_a_later_run_adds_parts_to_the_result_of_an_earlier_one(planner):
     both = bench_device(planner, seen, None, parts=["stages"], before=json.loads(json.dumps(first)), **options)
     assert both["forwards"] == first["forwards"] and both["stages"]["inputs"]["runs"] == 2
     assert [run["parts"] for run in both["runs"]] == [["forwards"], ["stages"]] and not both["skipped"]
+    assert "plans" not in both and [run["plans"] for run in both["runs"]] == [1, 1]
     with pytest.raises(NothingToMeasureError, match="choose of forwards, kernels"):
         bench_device(planner, seen, None, parts=["everything"], **options)

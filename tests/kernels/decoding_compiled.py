@@ -70,9 +70,9 @@ if __name__ == "__main__":
             told = {"kernel": "normed qkv", "sm": capability, "rows": held, "tile": str(tile)}
             print(json.dumps(told | made), flush=True)
         at = {"H": QUERIES, "G": QUERIES // SHARED, "D": WIDTH, "BD": WIDTH, "OVERLAP": True}
-        for held in (16, 64, 128):
+        for held, warps in ((16, 4), (64, 4), (64, 8), (128, 8)):
             shape = at | {"BM": held, "BN": 64, "BT": 32, "SCALE": 0.1}
-            made = build(prefix_attention._attend_split, shape, capability, 4 if held < 128 else 8, 2)
+            made = build(prefix_attention._attend_split, shape, capability, warps, 2)
             print(json.dumps({"kernel": "attend", "sm": capability, "rows": held} | made), flush=True)
         made = build(prefix_attention._merge, {"D": WIDTH, "BD": WIDTH, "BS": 32, "OVERLAP": True}, capability, 2, 1)
         print(json.dumps({"kernel": "merge", "sm": capability} | made), flush=True)

@@ -75,7 +75,7 @@ def test_a_row_sees_the_prefix_and_what_its_mask_has():
 @pytest.mark.parametrize("rows", [1, 8, 32, 48, 272])
 @pytest.mark.parametrize("context", [1024, 2048, 8192])
 def test_splits_cover_the_context(rows: int, context: int):
-    for chunk, held in ways(context, rows, 16, 2):
+    for chunk, held, _ in ways(context, rows, 16, 2):
         assert chunk % 32 == 0 and held >= 16 and -(-context // chunk) <= 64
     chunk, held = chunk_of(context, rows, 16, 2)
     assert chunk % 32 == 0 and held >= 16

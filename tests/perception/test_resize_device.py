@@ -56,6 +56,11 @@ def test_cameras_may_differ_in_size():
     assert len(set(grids)) == 2 and torch.equal(ours, theirs)
 
 
+def test_enlarged_pictures_lie_in_memory_as_a_cameras():
+    images = [frame.image for frames in enlarged(random_observation(1), 130, 190).cameras.values() for frame in frames]
+    assert all(image.flags.c_contiguous and image.shape == (130, 190, 3) for image in images)
+
+
 def _view(name: str) -> View:
     return next(view for schema, view in VIEWS.items() if schema.startswith(name))
 

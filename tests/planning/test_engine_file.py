@@ -28,10 +28,10 @@ def never():
 def test_the_second_load_takes_what_the_first_found(cache: Path):
     key = {"gpu": "one", "rows": [1, 8]}
     first = tuned(key, lambda: CHOICES)
-    first.ways[32, 32, 2560] = (128, 64)
+    first.ways[32, 32, 2560] = (128, 64, 8)
     first.keep()
     again = tuned(key, never)
-    assert (again.choices, again.ways) == (CHOICES, {(32, 32, 2560): (128, 64)})
+    assert (again.choices, again.ways) == (CHOICES, {(32, 32, 2560): (128, 64, 8)})
     assert again.found and not first.found
     assert [path.suffix for path in cache.iterdir()] == [".json"], "no draft is left"
 
@@ -82,4 +82,4 @@ def test_every_product_is_measured_for_every_number_of_rows(monkeypatch):
     choices, told = choose(engine, engine.rows, libraries_only=True)
     assert choices == {(name, rows): None for name in PRODUCTS for rows in (1, 8)} and len(told) == 8
     way = split_attention(engine, step := Step(engine.weights, 8, 8, 64))
-    assert (step.chunk, step.held) == way[:2]
+    assert (step.chunk, step.held, step.warps) == way
