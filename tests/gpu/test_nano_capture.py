@@ -76,9 +76,19 @@ def settled(monkeypatch, tmp_path, device: str, capture: bool) -> tuple[torch.Te
     return before, after, [json.loads(line) for line in log.read_text().splitlines()]
 
 
-def test_captured_steps_of_the_world_move_it_as_steps_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+@pytest.fixture
+def whole_fp32():
+    """Products without TF32, by hand: `monkeypatch` would delete what these modules only compute."""
+    modules = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [module.allow_tf32 for module in modules]
+    for module in modules:
+        module.allow_tf32 = False
+    yield
+    for module, value in zip(modules, before, strict=True):
+        module.allow_tf32 = value
+
+
+def test_captured_steps_of_the_world_move_it_as_steps_do(whole_fp32, monkeypatch, tmp_path):
     before, eager, _ = settled(monkeypatch, tmp_path, "cuda", False)
     same, replayed, log = settled(monkeypatch, tmp_path, "cuda", True)
     captures = [row for row in log if row["part"] == "capture"]
