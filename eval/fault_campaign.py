@@ -126,16 +126,21 @@ def jobs_for(scenarios: Sequence[str], count: int, planner: str, first_seed: int
 
 
 def run_drive(
-    job: Job, scenario: Scenario, world: Any, learned: Any = None, parser: Truncator | None = None
+    job: Job,
+    scenario: Scenario,
+    world: Any,
+    learned: Any = None,
+    parser: Truncator | None = None,
+    faults: Sequence[Fault] | None = None,
 ) -> tuple[StepLog, Saboteur]:
-    """Drive one job.  `learned` is the planner unless the job's is the expert in disguise."""
+    """Drive one job, with its own faults or those given.  `learned` is the planner unless it is the expert in disguise."""
     from efficientgen.worldsim.oracle import Oracle  # loads SUMO
 
     oracle = Watched(Oracle(scenario, job.seed))
     eyes = world if job.needs_eyes else None
     try:
         planner = learned if job.planner != DISGUISED else ExpertInDisguise(oracle, 2 if eyes is not None else 0)
-        saboteur = Saboteur(planner, faults_of(job, scenario), parser)
+        saboteur = Saboteur(planner, faults_of(job, scenario) if faults is None else tuple(faults), parser)
         safety = SafetyParams(enabled=job.checked)
         log = drive(scenario, job.seed, saboteur, eyes, oracle=oracle, disturb=saboteur.transform, safety=safety)
     finally:
@@ -183,6 +188,11 @@ def run_job(job: Job) -> Record:
     log, saboteur = run_drive(job, scenario, *held)
     twin, _ = run_drive(job.twin, scenario, *held)
     metrics, undisturbed = score(log), score(twin)
+
+    def replay(faults: Sequence[Fault]) -> StepLog:
+        return run_drive(job, scenario, *held, faults)[0]
+
+    judged = outcomes(log, twin, saboteur.faults, saboteur.touched, undisturbed, replay=replay) if job.checked else ()
     return Record(
         key=job.key,
         planner=job.planner,
@@ -190,7 +200,7 @@ def run_job(job: Job) -> Record:
         score=metrics.driving_score,
         twin_score=undisturbed.driving_score,
         injected=len(set(saboteur.touched.values())),
-        outcomes=tuple(outcomes(log, twin, saboteur.faults, saboteur.touched, undisturbed)) if job.checked else (),
+        outcomes=tuple(judged),
         false_alarms=tuple(false_alarms(log, {*saboteur.changed, *saboteur.touched}) + false_alarms(twin)),
     )
 

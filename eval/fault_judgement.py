@@ -8,14 +8,16 @@ A fault is counted from the first stamp at which it changed something; its windo
   reason belongs to another kind of fault (`Kind.caught_by`): then it was caught by luck;
 - *lasting*: it ends, and seconds later there still is no nominal verdict (where the drive goes on for so long);
 - *harm*: until `AFTER_S` after the planner drives again, a collision at fault, a place off the road or a red light
-  crossed, where the twin had none on its whole drive; unless the planner, driving again, does not even brake for it;
+  crossed, where the twin had none on its whole drive; unless the planner, driving again, does not even brake for it,
+  or comes to the same harm then in a drive with the faults before this one alone: another fault, long over, has put
+  the car elsewhere than its twin, and this one changed nothing;
 - *astray*: the car is out of its lane, more than `ASTRAY_M` further from the route than its twin was at the same place,
   and not on the path of the last valid plan either.  Inside its lane a car that brakes endangers nobody, and half a
   metre is what two undisturbed drives of one scenario differ by.
 
-A car that is out of its lane on the path of a valid plan, or comes to harm on a fresh one without braking, was led
-there by its planner, which the ladder has to believe: it knows neither lanes nor cars.  That is no escape, but it is
-counted (`led_m`, `led_to`), and `eval/braking.py` measures how often a last plan leads out of the lane.
+A car that is out of its lane on the path of a valid plan, or comes to harm on a fresh one without braking, or without
+the fault, was led there by its planner, which the ladder has to believe: it knows neither lanes nor cars.  That is no
+escape, but it is counted (`led_m`, `led_to`), and `eval/braking.py` measures how often a last plan leads out of the lane.
 
 "Caught" therefore means: never driven by, always shown, for the right reason, and without harm.
 """
@@ -24,8 +26,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,7 +66,7 @@ class Outcome:
     extra_m: float  # further from the route than the twin at the same place, at most
     escaped: str  # why, "" when caught
     led_m: float = 0.0  # the same where the car was out of its lane on the path of a valid plan
-    led_to: str = ""  # harm that the planner drove into after the fault, without braking
+    led_to: str = ""  # harm that the planner drove into after the fault, without braking, or would have without it
 
 
 def outcomes(
@@ -73,12 +76,14 @@ def outcomes(
     touched: Mapping[int, int],
     undisturbed: Metrics,
     layer: str = "in-process",
+    replay: Callable[[Sequence[Fault]], StepLog] | None = None,
 ) -> list[Outcome]:
     """One outcome per fault that changed something.
 
     Args:
         touched: stamp -> index of the fault that changed something there.
         undisturbed: the twin's score.
+        replay: drives again with these faults alone; asked only about harm.
     """
     first = {i: min(s for s, k in touched.items() if k == i) for i in set(touched.values())}
     order = sorted(first, key=first.__getitem__)
@@ -89,7 +94,9 @@ def outcomes(
         end = max(stamps) + CHUNK_NS + round(max(RECOVERY_S, patience + AFTER_S) * NS)
         if place + 1 < len(order):
             end = min(end, first[order[place + 1]])
-        out.append(_outcome(log, twin, undisturbed, faults[i], stamps, end, layer))
+        earlier = [faults[k] for k in order[:place]]
+        without = partial(replay, earlier) if replay is not None and earlier else None
+        out.append(_outcome(log, twin, undisturbed, faults[i], stamps, end, layer, without))
     return out
 
 
@@ -99,7 +106,14 @@ def _patience_s(kind: str, layer: str, mode: str) -> float:
 
 
 def _outcome(
-    log: StepLog, twin: StepLog, undisturbed: Metrics, fault: Fault, stamps: set[int], end_ns: int, layer: str
+    log: StepLog,
+    twin: StepLog,
+    undisturbed: Metrics,
+    fault: Fault,
+    stamps: set[int],
+    end_ns: int,
+    layer: str,
+    without: Callable[[], StepLog] | None,
 ) -> Outcome:
     start = min(stamps)
     window = [step for step in log.steps if start <= step.stamp_ns < end_ns]
@@ -117,8 +131,11 @@ def _outcome(
     ]
     since = (window[-1].stamp_ns - max(stamps)) / NS if window else 0.0
     back = [s.stamp_ns for s in nominal if s.stamp_ns > max(stamps)]
-    harm = _harm(log, undisturbed, start, min(end_ns, back[0] + round(AFTER_S * NS)) if back else end_ns)
+    until = min(end_ns, back[0] + round(AFTER_S * NS)) if back else end_ns
+    harm = _harm(log, undisturbed, start, until)
     own = bool(harm and back) and _drives_into_it(log, undisturbed, harm, start, back[0])
+    if harm and not own and without is not None:
+        own = _harm(without(), undisturbed, start, until) == harm
     escaped = ""
     if followed:
         escaped = f"followed at {followed[0].stamp_ns / NS:.1f} s"

@@ -196,6 +196,27 @@ def test_harm_is_the_planners_own_only_when_it_drives_into_it(
     assert (found.escaped, found.led_to) == (("", words) if own else (words, ""))
 
 
+def test_harm_that_comes_without_the_fault_as_well_is_not_its_doing(twin: StepLog, undisturbed: Metrics):
+    """The drive is made again with the faults before it alone: no harm there, and it has escaped."""
+    first, second = (
+        Fault("nan", FAULT_NS - 4 * CHUNK_NS, CHUNK_NS, 0.0, 0.0),
+        Fault("dds_loss", FAULT_NS, 3 * CHUNK_NS, 0.0, 0.0),
+    )
+    log, saboteur = faulty_drive((first, second), lead_gap=44.0, lead_speed=0.0)
+    for again, escaped in ((twin, "collision with a car"), (log, "")):
+        asked = []
+
+        def replay(faults, again=again, asked=asked):
+            asked.append(list(faults))
+            return again
+
+        found = outcomes(log, twin, (first, second), saboteur.touched, undisturbed, replay=replay)
+        assert [o.escaped for o in found] == ["", escaped] and found[1].led_to == (
+            "" if escaped else "collision with a car"
+        )
+        assert asked == [[first]]
+
+
 def test_faults_of_one_drive_are_separated_and_keyed():
     kinds = ("death", "nan", "black", "hang")
     faults = schedule(kinds, 5 * NS, "here")
