@@ -133,7 +133,7 @@ def run_drive(
     parser: Truncator | None = None,
     faults: Sequence[Fault] | None = None,
 ) -> tuple[StepLog, Saboteur]:
-    """Drive one job, with its own faults or those given.  `learned` is the planner unless it is the expert in disguise."""
+    """Drive one job, with its faults or those given.  `learned` is the planner unless it is the expert in disguise."""
     from efficientgen.worldsim.oracle import Oracle  # loads SUMO
 
     oracle = Watched(Oracle(scenario, job.seed))

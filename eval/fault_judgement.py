@@ -17,7 +17,7 @@ A fault is counted from the first stamp at which it changed something; its windo
 
 A car that is out of its lane on the path of a valid plan, or comes to harm on a fresh one without braking, or without
 the fault, was led there by its planner, which the ladder has to believe: it knows neither lanes nor cars.  That is no
-escape, but it is counted (`led_m`, `led_to`), and `eval/braking.py` measures how often a last plan leads out of the lane.
+escape, but it is counted (`led_m`, `led_to`); `eval/braking.py` measures how often a last plan leads out of the lane.
 
 "Caught" therefore means: never driven by, always shown, for the right reason, and without harm.
 """
