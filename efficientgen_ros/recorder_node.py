@@ -23,7 +23,7 @@ from efficientgen_ros.interfaces import TOPICS, message_class
 from efficientgen_ros.live import Live
 from efficientgen_ros.messages import optical_frame, stamp_of, text
 from efficientgen_ros.parameters import ParameterError, declare
-from efficientgen_ros.session import STEADY, Wiring, participants, run
+from efficientgen_ros.session import BACKLOG, STEADY, Wiring, participants, run
 from efficientgen_ros.transforms import TF, TF_STATIC, Transform, from_mount, from_odometry, tf_bytes
 
 LOG_DIRECTORY, BAG_NAME = "log", "drive.mcap"
@@ -57,7 +57,8 @@ class RecorderNode(Node):
         self._progress = self._wiring.publisher("progress")
         self._wiring.subscribe_ready(self._assembly.add_ready)
         for key in topics:
-            self._wiring.subscribe(key, partial(self._on_raw, key), raw=True)
+            backlog = 0 if key.startswith("image/") else BACKLOG
+            self._wiring.subscribe(key, partial(self._on_raw, key), raw=True, depth=backlog)
         self.create_timer(0.1, self._look, clock=STEADY)
         self._wiring.announce_when_matched()
 

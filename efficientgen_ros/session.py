@@ -81,6 +81,9 @@ class Status:
     notes: dict[str, Any]
 
 
+BACKLOG = 1000  # messages that wait for a reader nobody waits for: the recorder, while a sync drive runs ahead of it
+
+
 class Wiring:
     """Publishers and subscriptions of one node, by topic key.
 
@@ -102,14 +105,17 @@ class Wiring:
         """A publisher for the topic `key`; a lifecycle publisher on a lifecycle node."""
         topic = TOPICS[key]
         create = getattr(self.node, "create_lifecycle_publisher", self.node.create_publisher)
-        created = create(message_class(topic.type), topic.name, quality(topic.depth, topic.latched, topic.lease_s))
+        depth = topic.depth if topic.latched or key.startswith("image/") else max(topic.depth, BACKLOG)
+        created = create(message_class(topic.type), topic.name, quality(depth, topic.latched, topic.lease_s))
         self.publishers[key] = created
         return created
 
-    def subscribe(self, key: str, callback: Callable[[Any], None], raw: bool = False, **options: Any) -> Any:
-        """A subscription to the topic `key`; `raw` hands the callback CDR bytes."""
+    def subscribe(
+        self, key: str, callback: Callable[[Any], None], raw: bool = False, depth: int = 0, **options: Any
+    ) -> Any:
+        """A subscription to the topic `key`, of `depth` if that is more; `raw` hands the callback CDR bytes."""
         topic = TOPICS[key]
-        profile = quality(topic.depth, topic.latched, topic.lease_s)
+        profile = quality(topic.depth if topic.latched else max(topic.depth, depth), topic.latched, topic.lease_s)
         kind = message_class(topic.type)
         created = self.node.create_subscription(kind, topic.name, callback, profile, raw=raw, **options)
         self._subscriptions.append(created)
@@ -197,6 +203,9 @@ def run(make_node: Callable[[], Any], args: list[str] | None = None) -> None:
                     executor.spin_once(timeout_sec=0.5)
             except (KeyboardInterrupt, ExternalShutdownException):
                 pass
+            except RuntimeError:  # a signal that comes while rclpy's C++ side takes a message ends in one
+                if rclpy.ok():
+                    raise
             finally:
                 close = getattr(node, "close", None)
                 if close is not None:
